@@ -1,0 +1,33 @@
+# make quickstart: from real digits to a one-step student. make test: the whole suite.
+# On Linux, plain "torch" comes with several GB of CUDA; TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+# takes the small build for processors.
+
+PYTHON ?= python3
+TORCH ?= torch
+VENV ?= .venv
+OUT ?= runs/digits
+
+.PHONY: quickstart test lint render
+quickstart: $(VENV)/installed
+	$(VENV)/bin/python -m minidistill --out $(OUT) --resume
+
+test: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest --jaxtyping-packages=minidistill,beartype.beartype
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+render: $(VENV)/installed-dev
+	$(VENV)/bin/python notebooks/render.py notebooks/*.ipynb
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -c "import torch" 2>/dev/null || $(VENV)/bin/pip install $(TORCH)
+	$(VENV)/bin/pip install --editable .
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(VENV)/bin/pip install --editable ".[dev]"
+	touch $@

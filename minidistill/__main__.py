@@ -1,0 +1,142 @@
+"""python -m minidistill: train a many-step teacher on real digits, distill it to one step, and compare."""
+
+import argparse
+import copy
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from minidistill import plots, quickstart
+from minidistill.metrics import Classifier
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run the job. Returns the exit status: 130 after Ctrl-C, as shells have it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m minidistill",
+        description=__doc__.split(": ")[1].capitalize(),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--method", choices=["progressive"], default="progressive", help="how the teacher becomes a few-step student")
+    add("--data", choices=["digits", "mnist", "fashion_mnist"], default="digits", help="digits are bundled, 8x8")
+    add("--folder", type=Path, help="where the MNIST files are; without it the cache, then a download")
+    add("--updates", type=int, default=1600, help="training updates of the teacher; its students share as many")
+    add("--out", type=Path, help="where table, picture and checkpoints go (default: runs/DATA)")
+    add("--resume", action="store_true", help="continue the run in --out")
+    add("--seed", type=int, default=0, help="all randomness: weights, batches, noise")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, mps, ...")
+    add("--compile", action="store_true", help="torch.compile: a slow first step, faster ones after it")
+    add("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it, slower elsewhere")
+    args = parser.parse_args(arguments)
+    args.out = args.out or Path("runs") / args.data
+    if args.updates < 20:
+        parser.error("--updates must be at least 20, or some students would not be trained at all")
+
+    if "RANK" in os.environ:  # started by torchrun
+        if args.device.startswith("cuda"):
+            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+        dist.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        print(f"\nStopped. What was trained is in {args.out}: the same command with --resume continues it.", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError) as error:
+        print(f"minidistill: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge, teacher, students, then the comparison. Every stage that is finished in --out is only loaded."""
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    begin(args, first)
+    x, y, x_test, y_test = (a.to(args.device) for a in quickstart.load(args.data, args.folder))
+    options = {"seed": args.seed, "compile": args.compile, "bf16": args.bf16}
+    updates = quickstart.student_updates(args.updates)
+
+    torch.manual_seed(args.seed)
+    judge = Classifier(side=x.shape[-1]).to(args.device)
+    teacher = quickstart.network(x).to(args.device)
+    ema = copy.deepcopy(teacher)
+    students = {n: copy.deepcopy(teacher) for n in updates}
+
+    bar = tqdm(total=args.updates + sum(updates.values()), unit="update", smoothing=0, disable=not first)
+    for _ in quickstart.train_classifier(judge, x, y, seed=args.seed, checkpoint=args.out / "judge.pt"):
+        bar.set_description("judge", refresh=False)
+    show(bar, "teacher", args.updates, quickstart.train_teacher(
+        teacher, ema, x, y, args.updates, checkpoint=args.out / "teacher.pt", **options))  # fmt: skip
+    parent = ema
+    for n, student in students.items():
+        show(bar, f"student, {n} steps", updates[n], quickstart.train_student(
+            student, parent, n, x, y, updates[n], checkpoint=args.out / f"student-{n}.pt", **options))  # fmt: skip
+        parent = student
+    bar.close()
+
+    if first:
+        table, samples = quickstart.compare(ema, students, judge, x, x_test, y_test, seed=args.seed)
+        report(table, samples, args.out)
+
+
+def begin(args: argparse.Namespace, first: bool) -> None:
+    """Write the settings to --out, or compare them with those of the run that is already there.
+
+    Raises ValueError when a run is there and --resume is not given, or was made with other settings.
+    """
+    names = ("method", "data", "updates", "seed", "compile", "bf16")
+    settings = {name: getattr(args, name) for name in names}
+    path = args.out / "settings.json"
+    if path.exists() and args.resume:
+        try:
+            saved = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
+        changed = [f"--{name} {saved.get(name)}, now {settings[name]}" for name in names if saved.get(name) != settings[name]]
+        if changed:
+            raise ValueError(f"{args.out} holds a run with {'; '.join(changed)}: use its settings, or another --out")
+    elif path.exists() and first:
+        raise ValueError(f"{args.out} already holds a run: add --resume to continue it, or choose another --out")
+    if first:
+        args.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def show(bar: tqdm, name: str, steps: int, training: Iterator[tuple[int, Tensor]]) -> None:
+    """Run one stage to its end on the bar of the whole job."""
+    bar.set_description(name)
+    start = bar.n
+    for step, _ in training:
+        skipped = start + step - 1 - bar.n  # steps that a checkpoint already held
+        bar.initial, bar.n = bar.initial + skipped, bar.n + skipped
+        bar.update()
+    bar.initial, bar.n = bar.initial + start + steps - bar.n, start + steps
+
+
+def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path) -> None:
+    """Print the table; save it, and a picture of the samples."""
+    with open(out / "table.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, table[0])  # the first row has every column
+        writer.writeheader()
+        writer.writerows(table)
+    print(quickstart.markdown(table))
+
+    shown = [("teacher", quickstart.TEACHER_STEPS), *((m, n) for m in ("undistilled", "student") for n in (1, 2, 4))]
+    figure = plots.image_rows({f"{model}, {n}": samples[model, n] for model, n in shown}, columns=20)
+    figure.savefig(out / "samples.png", dpi=150)
+    print(f"\nTable, picture and checkpoints are in {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Data: 2-D toy sets, the bundled 8x8 digits, and MNIST and Fashion-MNIST from their IDX files.
+
+Images are float32 in [-1, 1], shape (n, 1, height, width), with labels (n,). Only MNIST and Fashion-MNIST need a
+network, once. They are looked for in the folder you give, then in the cache (~/.cache/minidistill, or
+$MINIDISTILL_CACHE), then downloaded from one mirror after the other. What is read is always checked first.
+
+LeCun et al. (1998); Xiao, Rasul & Vollgraf (2017); 8x8 digits: Alpaydin & Kaynak (1998), in scikit-learn.
+"""
+
+import gzip
+import hashlib
+import math
+import os
+import urllib.request
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+
+def points(name: str, n: int, seed: int = 0) -> Tensor:
+    """n points of a 2-D toy set, "moons", "circles", "checkerboard" or "spiral", zero mean, unit variance: (n, 2)."""
+    from sklearn import datasets  # a slow import, so only where it is needed
+
+    generator = torch.Generator().manual_seed(seed)
+    match name:
+        case "moons":
+            x = torch.tensor(datasets.make_moons(n, noise=0.05, random_state=seed)[0])
+        case "circles":
+            x = torch.tensor(datasets.make_circles(n, noise=0.03, factor=0.5, random_state=seed)[0])
+        case "checkerboard":
+            column, row = torch.randint(4, (n,), generator=generator), torch.randint(2, (n,), generator=generator)
+            cell = torch.stack([column, 2 * row + column % 2], dim=1)
+            x = cell + torch.rand(n, 2, generator=generator)
+        case "spiral":
+            angle = 3 * math.pi * torch.rand(n, generator=generator).sqrt()
+            arm = torch.stack([angle.cos(), angle.sin()], dim=1) * angle[:, None]
+            x = arm + 0.2 * torch.randn(n, 2, generator=generator)
+        case _:
+            raise ValueError(f'name must be "moons", "circles", "checkerboard" or "spiral", got {name!r}')
+    return ((x - x.mean(0)) / x.std()).float()
+
+
+def digits(split: str = "all", seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The 1797 handwritten 8x8 digits of scikit-learn: images (n, 1, 8, 8) and labels (n,).
+
+    split: "all", or "train" (four fifths) and "test" (the rest) of a shuffle by `seed`.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    x = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 8 - 1
+    y = torch.tensor(raw.target, dtype=torch.long)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    cut = len(x) * 4 // 5
+    match split:
+        case "all":
+            return x, y
+        case "train":
+            return x[order[:cut]], y[order[:cut]]
+        case "test":
+            return x[order[cut:]], y[order[cut:]]
+    raise ValueError(f'split must be "all", "train" or "test", got {split!r}')
+
+
+# MNIST and Fashion-MNIST
+
+MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+FASHION_MIRRORS = (
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+)
+# SHA-256 of the content, uncompressed: mirrors compress the same bytes in different ways
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+# Fashion-MNIST's authors publish the MD5 of the .gz files instead
+FASHION_MD5 = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+
+
+def mnist(split: str = "train", folder: str | Path | None = None) -> tuple[Tensor, Tensor]:
+    """MNIST: 60000 "train" or 10000 "test" images (n, 1, 28, 28) and labels (n,).
+
+    Raises FileNotFoundError when the files are not in `folder`, or cannot be downloaded when there is none, and
+    ValueError when a file is corrupt.
+    """
+    return read_pair("mnist", split, folder)
+
+
+def fashion_mnist(split: str = "train", folder: str | Path | None = None) -> tuple[Tensor, Tensor]:
+    """Fashion-MNIST: like `mnist`, with ten kinds of clothes. Its files must be the authors' own .gz files."""
+    return read_pair("fashion_mnist", split, folder)
+
+
+def read_pair(name: str, split: str, folder: str | Path | None) -> tuple[Tensor, Tensor]:
+    """Images in [-1, 1] and labels of one split."""
+    if split not in ("train", "test"):
+        raise ValueError(f'split must be "train" or "test", got {split!r}')
+    prefix = {"train": "train", "test": "t10k"}[split]
+    x = idx(find(name, f"{prefix}-images-idx3-ubyte", folder), 3)
+    y = idx(find(name, f"{prefix}-labels-idx1-ubyte", folder), 1)
+    if len(x) != len(y):
+        raise ValueError(f"{name} has {len(x)} {split} images but {len(y)} labels: are the files from one data set?")
+    return x[:, None].float() / 127.5 - 1, y.long()
+
+
+def find(name: str, file: str, folder: str | Path | None) -> bytes:
+    """The checked content of one IDX file: from the folder given, else the cache, else a mirror."""
+    cache = Path(os.environ.get("MINIDISTILL_CACHE", Path.home() / ".cache" / "minidistill")) / name
+    for place in [Path(folder)] if folder is not None else [cache]:
+        for path in (place / f"{file}.gz", place / file):
+            if path.exists():
+                return checked(name, file, path.read_bytes(), path)
+    if folder is not None:
+        raise FileNotFoundError(f"there is no {file} or {file}.gz in {folder}")
+
+    problems = []
+    for mirror in MNIST_MIRRORS if name == "mnist" else FASHION_MIRRORS:
+        try:
+            raw = download(f"{mirror}{file}.gz")
+            content = checked(name, file, raw, mirror)
+        except (OSError, ValueError) as problem:  # OSError: no network, no answer, not found
+            problems.append(f"  {mirror}: {problem}")
+            continue
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = cache / f"{file}.gz.{os.getpid()}.partial"
+        partial.write_bytes(raw)
+        os.replace(partial, cache / f"{file}.gz")  # the cache holds whole files only
+        return content
+    raise FileNotFoundError(
+        f"could not download {file}:\n" + "\n".join(problems) + "\n"
+        f"Without a network, copy {file}.gz to {cache}, or give the folder that holds it."
+    )
+
+
+def download(url: str) -> bytes:
+    """The content behind the url, with a progress bar."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        size = int(answer.headers.get("Content-Length", 0)) or None
+        with tqdm.wrapattr(answer, "read", total=size, desc=url.rsplit("/", 1)[1], leave=False) as body:
+            return body.read()
+
+
+def checked(name: str, file: str, raw: bytes, where: str | Path) -> bytes:
+    """The content of a file, uncompressed. Raises ValueError unless its checksum is the published one."""
+    repair = f"{where}: {file} is corrupt or not {name}'s; delete it and try again"
+    try:
+        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{repair} ({error})") from error
+    if name == "mnist":
+        good = hashlib.sha256(content).hexdigest() == MNIST_SHA256[file]
+    else:
+        good = hashlib.md5(raw, usedforsecurity=False).hexdigest() == FASHION_MD5[file]
+    if not good:
+        raise ValueError(f"{repair} (the checksum is wrong)")
+    return content
+
+
+def idx(content: bytes, axes: int) -> Tensor:
+    """The array of bytes in an IDX file: two zeros, the type (8: byte), the number of axes, their sizes, the bytes."""
+    header = 4 + 4 * axes
+    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
+    if content[:4] != bytes([0, 0, 8, axes]) or len(content) != header + math.prod(shape):
+        raise ValueError(f"this is not an IDX file of bytes with {axes} axes")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)

@@ -1,0 +1,164 @@
+"""Metrics for few-step samples, each with its error bar or its floor.
+
+    flow_map_error            distance to the samples of another sampler from the same noise. Paired, so the only one
+                              that sees a small error with a thousand samples
+    energy_distance,          distance between two distributions; on a thousand samples they see gross errors only
+    sliced_wasserstein
+    frechet_distance          the field's habit: means and covariances in some feature space. Cannot see copies
+    precision_recall_coverage quality and variety, apart
+    nearest_neighbour_ratio   0 for copies of the training set, near 1 for new samples
+
+Everything here returns plain floats or tensors and downloads nothing: features are yours to choose, and to state.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from minidistill.schedules import Batch
+
+Features = Float[Tensor, "n d"]
+
+
+def flow_map_error(a: Batch, b: Batch) -> tuple[float, float]:
+    """Root mean square distance per coordinate between paired samples, and its standard error.
+
+    a and b come from the same noise, in the same order. Raises ValueError unless they have one shape.
+    """
+    if a.shape != b.shape or len(a) < 2:
+        raise ValueError(f"paired samples must have one shape, at least two, got {tuple(a.shape)}, {tuple(b.shape)}")
+    square = (a - b).square().flatten(1).mean(1).double()
+    error = square.mean().sqrt().item()
+    # delta method: the standard error of a square root
+    return error, square.std().item() / len(square) ** 0.5 / (2 * error) if error > 0 else 0.0
+
+
+def energy_distance(a: Features, b: Features) -> float:
+    """2 E|a - b| - E|a - a'| - E|b - b'|, unbiased: 0 in expectation, and often negative, for equal distributions.
+
+    Szekely & Rizzo (2013). A thousand samples do not see an error below a few per cent of the spread.
+    """
+    same_shape(a, b)
+
+    def within(x: Tensor) -> Tensor:
+        return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+
+    return (2 * torch.cdist(a, b).mean() - within(a) - within(b)).item()
+
+
+def sliced_wasserstein(
+    a: Features, b: Features, p: int = 2, projections: int = 128, seed: int = 0
+) -> tuple[float, float]:
+    """The p-Wasserstein distance averaged over random directions, and its floor. Bonneel et al. (2015).
+
+    The floor is what the same number of samples gives when nothing is different: the distance between random halves
+    of the two sets put together. A distance near its floor says nothing.
+    """
+    same_shape(a, b)
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64).to(a)
+    directions = directions / directions.norm(dim=0)
+    levels = (torch.arange(min(len(a), len(b)), dtype=a.dtype, device=a.device) + 0.5) / min(len(a), len(b))
+
+    def distance(one: Tensor, two: Tensor) -> float:
+        gap = torch.quantile(one @ directions, levels, dim=0, interpolation="nearest")
+        gap = gap - torch.quantile(two @ directions, levels, dim=0, interpolation="nearest")
+        return gap.abs().pow(p).mean().pow(1 / p).item()
+
+    both = torch.cat([a, b])[torch.randperm(len(a) + len(b), generator=generator).to(a.device)]
+    return distance(a, b), distance(both[: len(a)], both[len(a) :])
+
+
+def frechet_distance(a: Features, b: Features, groups: int = 10) -> tuple[float, float]:
+    """The Frechet distance between Gaussians fitted to two sets of features, without its bias, and its standard error.
+
+        |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2))
+
+    Dowson & Landau (1982); Heusel et al. (2017) with Inception features. The plain estimate is too large by C / n;
+    the jackknife, which leaves out one of `groups` groups at a time, removes that. Can be slightly negative.
+    """
+    same_shape(a, b)
+    if min(len(a), len(b)) < 2 * groups:
+        raise ValueError(f"{groups} groups need at least {2 * groups} samples of each, got {len(a)} and {len(b)}")
+    plain = plain_frechet_distance(a, b)
+    # random groups: samples often come in an order, such as one class after the other
+    a, b = (x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)] for x in (a, b))
+    chunks = list(zip(a.tensor_split(groups), b.tensor_split(groups)))
+    without = torch.tensor(
+        [
+            plain_frechet_distance(*(torch.cat(kept) for kept in zip(*chunks[:j], *chunks[j + 1 :])))
+            for j in range(groups)
+        ]
+    )
+    pseudo = groups * plain - (groups - 1) * without
+    return pseudo.mean().item(), pseudo.std().item() / groups**0.5
+
+
+def plain_frechet_distance(a: Features, b: Features) -> float:
+    """The Frechet distance as it is usually computed, biased upwards by about C / n."""
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    # tr (C_a C_b)^(1/2) = tr (C_a^(1/2) C_b C_a^(1/2))^(1/2), and that matrix is symmetric
+    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
+
+
+def precision_recall_coverage(real: Features, fake: Features, k: int = 5) -> tuple[float, float, float]:
+    """The fraction of fakes near real data, of real data near fakes, and of real data that has a fake nearby.
+
+    Near: closer than the k-th neighbour. Kynkaanniemi et al. (2019); coverage: Naeem et al. (2020), which unlike
+    recall a few outliers cannot raise.
+    """
+    same_shape(real, fake)
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"the {k}-th neighbour needs more than {k} samples of each, got {len(real)} and {len(fake)}")
+
+    def radius(x: Tensor) -> Tensor:
+        return torch.cdist(x, x).kthvalue(k + 1, dim=1).values  # the nearest of all is the point itself
+
+    distance = torch.cdist(real, fake)
+    in_real = distance <= radius(real)[:, None]
+    in_fake = distance <= radius(fake)
+    return tuple(hit.double().mean().item() for hit in (in_real.any(0), in_fake.any(1), in_real.any(1)))
+
+
+def nearest_neighbour_ratio(samples: Batch, training: Batch) -> Float[Tensor, " n"]:
+    """The distance to the nearest training sample over that to the second nearest, per sample.
+
+    0 is a copy. Compare the mean with that of held-out data: a model that generalizes has the same.
+    """
+    if samples.shape[1:] != training.shape[1:] or len(training) < 2:
+        raise ValueError(f"shapes {tuple(samples.shape)} and {tuple(training.shape)} are not of the same kind of data")
+    nearest = torch.cdist(samples.flatten(1), training.flatten(1)).topk(2, dim=1, largest=False).values
+    return nearest[:, 0] / nearest[:, 1].clamp(min=torch.finfo(nearest.dtype).tiny)
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier: an independent judge of labels, and the feature space of our distances.
+
+    net(x) -> logits; net.features(x) -> (b, 64), the activations before the last layer.
+    """
+
+    def __init__(self, side: int = 8, classes: int = 10):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(32 * (side // 4) ** 2, 64), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(64, classes)
+
+    def features(self, x: Batch) -> Features:
+        """The activations before the last layer: (b, 64)."""
+        return self.body(x)
+
+    def forward(self, x: Batch) -> Tensor:
+        return self.head(self.features(x))
+
+
+def same_shape(a: Tensor, b: Tensor) -> None:
+    """Raises ValueError unless a and b are (n, d) and (m, d)."""
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"need samples (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}; flatten(1) images")

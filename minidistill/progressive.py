@@ -1,0 +1,164 @@
+"""Progressive distillation: one student step lands where two teacher steps land; then halve again.
+
+           teacher         teacher
+    z_t ------------> z_m ------------> z_s        t = i / n,  m = t - 0.5 / n,  s = t - 1 / n
+     \\                                 /
+      `---------- student -----------'
+
+DDIM is Euler in the plane (rho, z / sigma), rho = alpha / sigma, with slope x_hat. Two teacher steps are two chords,
+with slopes x_1 and x_2. The student must do it with one chord, so its target is the slope of the long one,
+
+    x_target = [(rho_m - rho_t) x_1 + (rho_s - rho_m) x_2] / (rho_s - rho_t),
+
+a convex combination of two teacher predictions: it cannot explode, and it is finite at both ends. Solving the
+DDIM step for x_hat gives the same number as a quotient (`quotient_target`), which loses all digits in low precision.
+
+Salimans & Ho (2022), "Progressive distillation for fast sampling of diffusion models": algorithm 2, section 4,
+appendix G. A perfect student is exactly the teacher's DDIM with n fewer evaluations: halving never repairs the
+teacher's own discretization error.
+
+>>> halvings(8)
+[4, 2, 1]
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minidistill.parameterization import Denoiser
+from minidistill.samplers import ddim_step
+from minidistill.schedules import Batch, Schedule, Time, coefficients, like, log_snr, mix, randn_like
+
+
+def grid_times(t: Time, n: int) -> tuple[Time, Time, Time]:
+    """t, the middle m and the end s of the step of size 1 / n that starts at t, snapped to the grid i / n.
+
+    Raises ValueError unless every t is one of 1/n, 2/n, ..., 1, to the precision of its dtype.
+    """
+    if n < 1:
+        raise ValueError(f"a student takes at least one step, got n = {n}")
+    # half-precision times cannot tell 1023 / 1024 from its neighbours, so they are counted in float32
+    exact = t.to(torch.promote_types(t.dtype, torch.float32))
+    i = (exact * n).round()
+    off = (i < 1) | (i > n) | ((i / n - exact).abs() > 2 * torch.finfo(t.dtype).eps)
+    if off.any():
+        raise ValueError(f"a student of {n} steps lives on t = 1/{n}, 2/{n}, ..., 1, got t = {t[off][0].item():g}")
+    return i / n, (i - 0.5) / n, (i - 1) / n
+
+
+@torch.no_grad()  # a target is a constant
+def two_step_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Schedule) -> Batch:
+    """What the student should predict at (z, t), t = i / n, to jump 1 / n in one DDIM step.
+
+    The convex form: both weights are multiplied by sigma_s, which keeps them finite at s = 0, where the answer is
+    x_2. Raises ValueError for times off the grid.
+    """
+    coefficients(schedule, t, z)  # refuses times that do not belong to z
+    t, m, s = grid_times(t, n)
+    x_1 = teacher(z, t.to(z.dtype))
+    x_2 = teacher(ddim_step(x_1, z, t, m, schedule), m.to(z.dtype))
+
+    (alpha_t, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = schedule(t), schedule(m), schedule(s)
+    first = (alpha_m / sigma_m - alpha_t / sigma_t) * sigma_s
+    second = alpha_s - alpha_m / sigma_m * sigma_s
+    share = like(first / (first + second), z)
+    return share * x_1 + (1 - share) * x_2
+
+
+@torch.no_grad()
+def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Schedule) -> Batch:
+    """The same target as the paper writes it (algorithm 2): the x_hat whose DDIM step ends at z_s.
+
+    For the lesson only: numerator and denominator are differences of near-equal numbers. In bfloat16 the relative
+    error is about n / 250, and both are 0 for n = 1024.
+    """
+    t, m, s = grid_times(t, n)
+    z_m = ddim_step(teacher(z, t.to(z.dtype)), z, t, m, schedule)
+    z_s = ddim_step(teacher(z_m, m.to(z.dtype)), z_m, m, s, schedule)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
+    return (z_s - sigma_s / sigma_t * z) / (alpha_s - sigma_s / sigma_t * alpha_t)
+
+
+def weight(kind: str, log_snr: Time, gamma: float = 5.0) -> Time:
+    """The weight of ||x_hat - x||^2, in x space. Salimans & Ho (2022), section 4, eq. 9 and 10.
+
+    "constant": 1, the error in x. "snr": the error in eps; 0 at t = 1, so a one-step student would learn nothing.
+    "truncated_snr": max(SNR, 1). "snr+1": the error in v when alpha^2 + sigma^2 = 1. "min_snr": min(SNR, gamma),
+    Hang et al. (2023); 0 at t = 1 as well.
+    """
+    snr = log_snr.exp()
+    match kind:
+        case "constant":
+            return torch.ones_like(snr)
+        case "snr":
+            return snr
+        case "truncated_snr":
+            return snr.clamp(min=1)
+        case "snr+1":
+            return snr + 1
+        case "min_snr":
+            return snr.clamp(max=gamma)
+    raise ValueError(f'kind must be "constant", "snr", "truncated_snr", "snr+1" or "min_snr", got {kind!r}')
+
+
+def diffusion_loss(
+    denoiser: Denoiser,
+    x: Batch,
+    schedule: Schedule,
+    weighting: str = "snr+1",
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " b"]:
+    """The teacher's loss: the distance of x_hat to the data, at a random time in (0, 1]: (b,).
+
+    Salimans & Ho (2022), algorithm 1.
+    """
+    t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=x.dtype, device=x.device)  # rand can be 0, never 1
+    error = (denoiser(mix(x, randn_like(x, generator), t, schedule), t) - x).square().flatten(1).mean(1)
+    return weight(weighting, log_snr(schedule, t)) * error
+
+
+def progressive_loss(
+    student: Denoiser,
+    teacher: Denoiser,
+    x: Batch,
+    n: int,
+    schedule: Schedule,
+    weighting: str = "snr+1",
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " b"]:
+    """The distance of the student of n steps to two steps of the teacher of 2 n, at a random grid time: (b,).
+
+    Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0 is not.
+    Mean over each sample, weighted; no clipping. The data is only used to make z_t.
+    """
+    if n < 1:
+        raise ValueError(f"a student takes at least one step, got n = {n}")
+    i = torch.randint(1, n + 1, x.shape[:1], generator=generator, device=x.device)
+    t = i.to(x.dtype) / n
+    z = mix(x, randn_like(x, generator), t, schedule)
+    target = two_step_target(teacher, z, t, n, schedule)
+    error = (student(z, t) - target).square().flatten(1).mean(1)
+    return weight(weighting, log_snr(schedule, t)) * error
+
+
+def halvings(start: int, end: int = 1) -> list[int]:
+    """The step counts of the students of a teacher of `start` steps: 8 -> [4, 2, 1].
+
+    Raises ValueError unless start is end times a power of two.
+    """
+    steps = [start]
+    while steps[-1] > end >= 1 and steps[-1] % 2 == 0:
+        steps.append(steps[-1] // 2)
+    if steps[-1] != end or len(steps) == 1:
+        raise ValueError(f"halving {start} steps never reaches {end}: start must be end times 2, 4, 8, ...")
+    return steps[1:]
+
+
+class Student:
+    """A denoiser that remembers the number of steps it was distilled for; samplers warn on any other grid."""
+
+    def __init__(self, denoiser: Denoiser, steps: int):
+        self.denoiser, self.steps = denoiser, steps
+
+    def __call__(self, z: Batch, t: Time) -> Batch:
+        return self.denoiser(z, t)

@@ -1,0 +1,208 @@
+"""Noise schedules: how much signal and how much noise there is at time t.
+
+    z_t = alpha_t x + sigma_t eps,    eps ~ N(0, I)
+
+t = 0 is data and t = 1 is noise. A schedule is a function t -> (alpha_t, sigma_t), nothing more: its
+derivatives come from forward-mode differentiation (`rates`), its shifted version is a closure (`shifted`),
+and a table of a thousand numbers becomes one by interpolation (`tabulated`). For EDM the time is sigma itself.
+
+Every schedule is exact at its ends in float32: alpha is never negative at t = 1, sigma never at t = 0.
+
+>>> alpha, sigma = cosine(torch.tensor([0.0, 0.5, 1.0]))
+>>> alpha
+tensor([1.0000, 0.7071, 0.0000])
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+Time = Float[Tensor, " b"]  # one time for each sample in the batch
+Batch = Float[Tensor, "b *d"]  # points, images, videos: any axes after the batch
+Schedule = Callable[[Time], tuple[Time, Time]]
+
+
+# schedules, in the order in which the field met them
+
+
+def linear_beta(t: Time) -> tuple[Time, Time]:
+    """The VP-SDE, the limit of DDPM's linear betas: log alpha^2 = -(0.1 t + 19.9 t^2 / 2).
+
+    Song et al. (2021), appendix B, beta_min = 0.1 and beta_max = 20. alpha(1) = 0.0066: a little signal is left.
+    """
+    log_alpha_bar = -(0.1 * t + 19.9 * t**2 / 2)
+    return torch.exp(log_alpha_bar / 2), torch.sqrt(-torch.expm1(log_alpha_bar))
+
+
+def cosine(t: Time) -> tuple[Time, Time]:
+    """A quarter of the unit circle at constant speed: cos(pi t / 2), sin(pi t / 2). Salimans & Ho (2022), section 2."""
+    # cos(pi/2) is -4e-8 in float32, so alpha is written as a sine, which is exactly 0 at t = 1
+    return torch.sin(torch.pi / 2 * (1 - t)), torch.sin(torch.pi / 2 * t)
+
+
+def sigmoid(t: Time) -> tuple[Time, Time]:
+    """alpha^2 falls from 1 to 0 like a logistic function of -6 t + 3. Jabri et al. (2023), start -3, end 3, tau 1.
+
+    alpha' is infinite at t = 1 and sigma' at t = 0. (DDPM code has another "sigmoid", for its betas.)
+    """
+    # the logistic function, shifted and scaled to end at 0, without the difference of two near-equal numbers
+    scale = 2 * math.sinh(1.5) * torch.cosh(3 * t - 1.5)
+    return torch.sqrt(torch.sinh(3 * (1 - t)) / scale), torch.sqrt(torch.sinh(3 * t) / scale)
+
+
+def edm(t: Time) -> tuple[Time, Time]:
+    """Noise is added and the signal is left alone: 1, t. The time is sigma. Karras et al. (2022), table 1."""
+    return torch.ones_like(t), t
+
+
+def rectified_flow(t: Time) -> tuple[Time, Time]:
+    """A straight line from data to noise: 1 - t, t. Liu et al. (2023), section 2.1, with time reversed."""
+    return 1 - t, t
+
+
+def shifted(schedule: Schedule, shift: float) -> Schedule:
+    """The schedule at time shift t / (1 + (shift - 1) t): for shift > 1, more of the time is spent in noise.
+
+    For rectified flow this lowers log SNR by 2 log(shift) everywhere; shifts multiply, and 1 / shift undoes one.
+    Esser et al. (2024), eq. 23. Raises ValueError unless shift > 0.
+    """
+    if not shift > 0:
+        raise ValueError(f"shift must be positive (1 changes nothing), got {shift}")
+    # the same fraction, divided by shift: it is exactly 1 at t = 1, in any precision
+    return lambda t: schedule(t / (t + (1 - t) / shift))
+
+
+def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
+    """A DDPM table as a schedule: alpha_bar[i] = alpha^2 at t = (i + 1) / n, and alpha^2 = 1 at t = 0.
+
+    Between two entries (alpha, sigma) moves along the chord and is pushed out to the unit circle.
+    Raises ValueError unless the table lies in [0, 1] and never rises.
+    """
+    if alpha_bar.ndim != 1 or not alpha_bar.is_floating_point():
+        raise ValueError(f"alpha_bar must be a 1-D float tensor, got {alpha_bar.dtype}, shape {tuple(alpha_bar.shape)}")
+    if not (0 <= alpha_bar[-1] and alpha_bar[0] <= 1 and (alpha_bar.diff() <= 0).all()):
+        raise ValueError("alpha_bar = cumprod(1 - beta) must fall from at most 1 to at least 0; are these the betas?")
+    alpha_bar = torch.cat([alpha_bar.new_ones(1), alpha_bar]).double()
+    corners = torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])  # (2, n + 1), on the unit circle
+
+    def schedule(t: Time) -> tuple[Time, Time]:
+        position = t * (corners.shape[1] - 1)
+        left = position.detach().long().clamp(0, corners.shape[1] - 2)
+        table = corners.to(t)
+        alpha, sigma = torch.lerp(table[:, left], table[:, left + 1], position - left)
+        length = torch.hypot(alpha, sigma)
+        return alpha / length, sigma / length
+
+    return schedule
+
+
+# what can be asked of any schedule
+
+
+def coefficients(schedule: Schedule, t: Time, z: Batch) -> tuple[Tensor, Tensor]:
+    """alpha_t and sigma_t with one axis for each axis of z: (b,) -> (b, 1, ..., 1), in z's dtype.
+
+    Raises ValueError unless there is one floating-point time for each sample.
+    """
+    if not (isinstance(t, Tensor) and t.is_floating_point() and t.shape == z.shape[:1]):
+        got = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"{t!r}"
+        raise ValueError(f"t must be a float tensor of shape ({z.shape[0]},), one time per sample, got {got}")
+    alpha, sigma = schedule(t)
+    return like(alpha, z), like(sigma, z)
+
+
+def like(coefficient: Time, z: Batch) -> Tensor:
+    """One number per sample, with the dtype and the number of axes of z: (b,) -> (b, 1, ..., 1)."""
+    return rearrange(coefficient.to(z.dtype), "b -> b" + " 1" * (z.ndim - 1))
+
+
+def randn_like(z: Batch, generator: torch.Generator | None = None) -> Batch:
+    """Unit Gaussian noise with the shape, dtype and device of z, from the generator."""
+    return torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+
+
+def mix(x: Batch, eps: Batch, t: Time, schedule: Schedule) -> Batch:
+    """z_t = alpha_t x + sigma_t eps. Raises ValueError when x, eps and t do not belong to the same batch."""
+    if x.shape != eps.shape:
+        raise ValueError(f"x and eps must have one shape, got {tuple(x.shape)} and {tuple(eps.shape)}")
+    alpha, sigma = coefficients(schedule, t, x)
+    return alpha * x + sigma * eps
+
+
+def rates(schedule: Schedule, t: Time) -> tuple[Time, Time]:
+    """d alpha / dt and d sigma / dt, by forward-mode differentiation: exact, and nothing to derive by hand."""
+    t = t.contiguous()  # a time expanded over the batch cannot carry a tangent
+    return torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]
+
+
+def log_snr(schedule: Schedule, t: Time) -> Time:
+    """log(alpha^2 / sigma^2): +inf at pure data, -inf at pure noise. Kingma et al. (2021), eq. 3."""
+    alpha, sigma = schedule(t)
+    return 2 * (alpha.log() - sigma.log())
+
+
+# tables
+
+
+def beta_table(kind: str, n: int = 1000) -> Float[Tensor, " n"]:
+    """The betas of a DDPM table in float64; alpha_bar = cumprod(1 - beta).
+
+    "linear": 1e-4 to 0.02, Ho et al. (2020). "scaled_linear": 0.00085 to 0.012, linear in the square root, Rombach et
+    al. (2022). "squaredcos": Nichol & Dhariwal (2021), eq. 17, capped at 0.999. The end values are those of n = 1000.
+    """
+    if n < 1:
+        raise ValueError(f"a table needs at least one step, got n = {n}")
+    match kind:
+        case "linear":
+            return torch.linspace(1e-4, 0.02, n, dtype=torch.float64)
+        case "scaled_linear":
+            return torch.linspace(0.00085**0.5, 0.012**0.5, n, dtype=torch.float64) ** 2
+        case "squaredcos":
+            t = torch.arange(n + 1, dtype=torch.float64) / n
+            alpha_bar = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+            return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+    raise ValueError(f'kind must be "linear", "scaled_linear" or "squaredcos", got {kind!r}')
+
+
+def zero_terminal_snr(alpha_bar: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The table, shifted and scaled in sqrt(alpha_bar) so that it ends at exactly 0 and starts where it started.
+
+    Lin et al. (2024), algorithm 1. Raises ValueError for a table that does not fall.
+    """
+    if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or not alpha_bar[0] > alpha_bar[-1] >= 0:
+        raise ValueError("alpha_bar must be a table of at least two values that falls towards 0; are these the betas?")
+    alpha = alpha_bar.sqrt()
+    return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+
+
+# grids of times
+
+
+def time_grid(
+    steps: int, start: float = 1.0, end: float = 0.0, dtype: torch.dtype | None = None
+) -> Float[Tensor, " n"]:
+    """steps + 1 evenly spaced times from start (noise) down to end (data). Doubling the steps keeps every time."""
+    if steps < 1:
+        raise ValueError(f"sampling needs at least one step, got steps = {steps}")
+    if not start > end:
+        raise ValueError(f"time runs from noise to data: start must be larger than end, got {start} and {end}")
+    return torch.linspace(start, end, steps + 1, dtype=dtype)
+
+
+def karras_sigmas(
+    n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, dtype: torch.dtype | None = None
+) -> Float[Tensor, " n"]:
+    """n noise levels from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho).
+
+    Karras et al. (2022), eq. 5, without the 0 at the end. Halving n does not keep every second level.
+    """
+    if n < 2:
+        raise ValueError(f"two ends need at least two levels, got n = {n}")
+    if not (0 < sigma_min < sigma_max and rho > 0):
+        raise ValueError(f"need 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max} and {rho}")
+    sigmas = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n, dtype=torch.float64) ** rho
+    return sigmas.to(dtype or torch.get_default_dtype())
