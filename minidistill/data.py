@@ -40,7 +40,8 @@ def points(name: str, n: int, seed: int = 0) -> Tensor:
             x = arm + 0.2 * torch.randn(n, 2, generator=generator)
         case _:
             raise ValueError(f'name must be "moons", "circles", "checkerboard" or "spiral", got {name!r}')
-    return ((x - x.mean(0)) / x.std()).float()
+    x = x - x.mean(0)
+    return (x / x.std()).float()
 
 
 def digits(split: str = "all", seed: int = 0) -> tuple[Tensor, Tensor]:

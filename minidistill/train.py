@@ -68,10 +68,10 @@ def train(
 
     for step in range(done + 1, steps + 1):
         with whole_steps() as interrupted:
-            # one batch for all processes, and then for each its own noise
-            generator.manual_seed(seed * 1_000_003 + step * (world + 1))
+            # one batch, of which each process takes its share, and then its own noise
+            generator.manual_seed((seed * 1_000_003 + step) * 1024)
             index = torch.randint(len(data[0]), (batch,), generator=generator, device=device)[rank::world]
-            generator.manual_seed(seed * 1_000_003 + step * (world + 1) + 1 + rank)
+            generator.manual_seed((seed * 1_000_003 + step) * 1024 + 1 + rank)
 
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1, step / max(warmup, 1)) * (1 - (step - 1) / steps)

@@ -56,9 +56,9 @@ def check_flow(thing, z: torch.Tensor, atol: float = 1e-10, steps: int = 400) ->
             k3 = velocity(y + h[:, None] / 2 * k2, now + h / 2)
             k4 = velocity(y + h[:, None] * k3, now + h)
             y, now = y + h[:, None] / 6 * (k1 + 2 * k2 + 2 * k3 + k4), now + h
-        close(thing.flow_map(z, t, s, schedule), y, "The flow map must follow the probability-flow ODE.", atol, 0)
-        close(thing.flow_map(y, s, t, schedule), z, "The flow map must run backwards, too.", atol, 0)
-        close(thing.flow_map(z, t, t, schedule), z, "From t to t nothing moves.", atol, 0)
+        close(thing.flow_map(z, t, s, schedule), y, "The flow map must follow the probability-flow ODE.", atol, 0.0)
+        close(thing.flow_map(y, s, t, schedule), z, "The flow map must run backwards, too.", atol, 0.0)
+        close(thing.flow_map(z, t, t, schedule), z, "From t to t nothing moves.", atol, 0.0)
 
         one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         rate = torch.func.jvp(lambda u: thing.flow_map(z, t, s + u, schedule), (zero,), (one,))[1]
@@ -123,5 +123,5 @@ def check_samples(thing, mean: torch.Tensor, cov: torch.Tensor, seed: int, n: in
     x = thing.sample(n, torch.Generator().manual_seed(seed))
     assert x.shape == (n, len(mean)), "sample(n) returns (n, d)."
     bound = 6 * cov.diagonal().max().item() / n**0.5
-    close(x.mean(0), mean, "The samples have the wrong mean.", 6 * (cov.diagonal().max().item() / n) ** 0.5, 0)
-    close(torch.cov(x.T), cov, "The samples have the wrong covariance.", 3 * bound, 0)
+    close(x.mean(0), mean, "The samples have the wrong mean.", 6 * (cov.diagonal().max().item() / n) ** 0.5, 0.0)
+    close(torch.cov(x.T), cov, "The samples have the wrong covariance.", 3 * bound, 0.0)

@@ -222,12 +222,12 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         slope = (2 * (0.9 * torch.sin(z) + 2 - target) * torch.sin(z)).mean((1, 2, 3)) * (by_hand / error)
         close(knob.grad, slope.mean(), "The gradient is wrong: is x_hat clipped inside the loss?", 1e-8, 1e-8)
 
-    close(z.var(), torch.tensor((2.25 * alpha_t**2 + sigma_t**2).mean().item()).double(), "z = alpha x + sigma eps.", 0.5, 0)
+    close(z.var(), torch.tensor((2.25 * alpha_t**2 + sigma_t**2).mean().item()).double(), "z = alpha x + sigma eps.", 0.5, 0.0)
     one = progressive_loss(student, teacher, x, n, cosine, generator=torch.Generator().manual_seed(5))
     two = progressive_loss(student, teacher, x, n, cosine, generator=torch.Generator().manual_seed(5))
-    close(one, two, "The generator must decide all randomness.", 0, 0)
+    close(one, two, "The generator must decide all randomness.", 0.0, 0.0)
     default = progressive_loss(student, teacher, x, n, cosine, "snr+1", torch.Generator().manual_seed(5))
-    close(one, default, "The weighting is SNR + 1 unless another is asked for.", 0, 0)
+    close(one, default, "The weighting is SNR + 1 unless another is asked for.", 0.0, 0.0)
     refuses(lambda: progressive_loss(student, teacher, x, 0, cosine), "n = 0 must be refused.")
 
 

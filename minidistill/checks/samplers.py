@@ -161,9 +161,9 @@ def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
     alpha, sigma = (a.item() for a in cosine(grid[-1:]))
     std = renoise(perfect, z, grid, cosine, generator=g).std()
     truth = torch.tensor((alpha**2 * 0.25 + sigma**2) ** 0.5).double()
-    close(std, truth, "A perfect consistency function and fresh noise must keep the marginals exact.", 0, 0.012)
+    close(std, truth, "A perfect consistency function and fresh noise must keep the marginals exact.", 0.0, 0.012)
 
     once = renoise(f, z[:4], grid, cosine, generator=torch.Generator().manual_seed(1))
     again = renoise(f, z[:4], grid, cosine, generator=torch.Generator().manual_seed(1))
-    close(once, again, "The generator must decide all randomness.", 0, 0)
+    close(once, again, "The generator must decide all randomness.", 0.0, 0.0)
     refuses(lambda: renoise(f, z[:4], grid, cosine, noise=[z[:4]]), "Three steps need two noises: one must be refused.")

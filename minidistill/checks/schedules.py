@@ -23,9 +23,9 @@ def check_schedule(schedule, variance_preserving: bool, reaches_noise: bool = Tr
         "alpha or sigma is negative at an end in float32: cos(pi/2) is -4e-8 there. Write alpha as a sine of 1 - t."
     )
     close(alpha[0], torch.tensor(1.0), "t = 0 is data: alpha(0) = 1. Are alpha and sigma swapped?", atol=1e-6)
-    close(sigma[0], torch.tensor(0.0), "t = 0 is data: sigma(0) = 0. Is time running backwards?", atol=0)
+    close(sigma[0], torch.tensor(0.0), "t = 0 is data: sigma(0) = 0. Is time running backwards?", atol=0.0)
     if reaches_noise:
-        close(alpha[1], torch.tensor(0.0), "t = 1 is pure noise: alpha(1) must be exactly 0.", atol=0)
+        close(alpha[1], torch.tensor(0.0), "t = 1 is pure noise: alpha(1) must be exactly 0.", atol=0.0)
     t = times(seed).sort().values
     alpha, sigma = schedule(t)
     if variance_preserving:
@@ -50,7 +50,7 @@ def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
     integral = (0.1 + 19.9 * middle * t[:, None]).mean(1) * t
     close(alpha**2, torch.exp(-integral), "alpha^2, not alpha, is exp(-integral of beta).", atol=1e-9)
     early = math.sqrt(-math.expm1(-(0.1 * 1e-4 + 19.9 * 1e-8 / 2)))
-    close(linear_beta(torch.tensor([1e-4]))[1], torch.tensor([early]), "1 - alpha^2 loses its digits: use expm1.", 0, 1e-4)
+    close(linear_beta(torch.tensor([1e-4]))[1], torch.tensor([early]), "1 - alpha^2 loses its digits: use expm1.", 0.0, 1e-4)
 
 
 def check_sigmoid(sigmoid=schedules.sigmoid, seed: int = 0) -> None:
@@ -166,7 +166,7 @@ def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
         assert grid.shape == (steps + 1,), f"{steps} steps need {steps + 1} times."
         expected = torch.tensor([1 - i / steps for i in range(steps + 1)])
         close(grid, expected, "Evenly spaced from 1 down to 0, both included.", atol=1e-6)
-    close(time_grid(8)[::2], time_grid(4), "Every time of 4 steps must be one of 8 steps.", atol=0)
+    close(time_grid(8)[::2], time_grid(4), "Every time of 4 steps must be one of 8 steps.", atol=0.0)
     close(time_grid(2, start=0.9, end=0.1), torch.tensor([0.9, 0.5, 0.1]), "From start down to end.", atol=1e-6)
     refuses(lambda: time_grid(0), "No steps must be refused.")
     refuses(lambda: time_grid(4, start=0.0, end=1.0), "start below end must be refused: time runs from noise to data.")

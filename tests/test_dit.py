@@ -1,0 +1,90 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from minidistill.dit import Attention, DiT, patch_positions, sines
+
+
+def awake(**options):
+    """A DiT whose zero-initialized layers have been moved, in float64."""
+    torch.manual_seed(0)
+    net = DiT(**{"dim": 16, "depth": 2, "heads": 2, "classes": 3, **options}).double()
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return net
+
+
+Z, T = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.tensor([0.3, 1.2], dtype=torch.float64)
+
+
+def test_a_new_network_returns_zero():
+    assert (DiT(dim=16, heads=2)(torch.randn(2, 1, 8, 8), torch.tensor([0.1, 1.0])) == 0).all()
+
+
+def test_attention_is_scaled_dot_product_attention():
+    torch.manual_seed(0)
+    attention, x = Attention(16, 4).double(), torch.randn(2, 5, 16, dtype=torch.float64)
+    q, k, v = (a.reshape(2, 5, 4, 4).transpose(1, 2) for a in attention.to_qkv(x).chunk(3, dim=-1))
+    expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 5, 16)
+    torch.testing.assert_close(attention(x), attention.out(expected))
+
+
+def test_forward_mode_derivatives():
+    net, h = awake(), 1e-6
+    direction = torch.ones_like(Z), torch.ones_like(T)
+    _, tangent = torch.func.jvp(net, (Z, T), direction)
+    torch.testing.assert_close(tangent, (net(Z + h, T + h) - net(Z - h, T - h)) / (2 * h), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 12), (16, 2)])
+def test_any_size_that_divides(size):
+    z = torch.randn(2, 1, *size, dtype=torch.float64)
+    assert awake()(z, T).shape == z.shape
+
+
+def test_the_conditioning_matters():
+    net = awake()
+    labels = torch.tensor([0, 1])
+    assert not torch.allclose(net(Z, T, labels), net(Z, T, labels.flip(0)))
+    assert not torch.allclose(net(Z, T), net(Z, T.flip(0)))
+    torch.testing.assert_close(net(Z, T), net(Z, T, torch.full((2,), net.null)))
+
+
+def test_a_patch_stays_where_it_is():
+    """Input and output patches have one order: with the blocks asleep, a pixel answers only to its own patch."""
+    net = awake(depth=0, channels=2)
+    z = torch.zeros(1, 2, 4, 6, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda z: net(z, T[:1]), z)[0, :, :, :, 0]
+    reach = jacobian.abs().sum((0, 3)) > 0  # row and column of the output, row and column of the input
+    for row in range(4):
+        for column in range(6):
+            seen = {(r // 2, c // 2) for r, c in reach[row, column].nonzero().tolist()}
+            assert seen == {(row // 2, column // 2)}
+
+
+def test_positions_are_different_and_neighbours_alike():
+    positions = patch_positions(6, 5, 16, like=torch.zeros(1))
+    distance = torch.cdist(positions, positions) + 9 * torch.eye(30)
+    assert positions.shape == (30, 16) and distance.min() > 0.05
+    assert distance[0].argmin().item() in (1, 5)  # the next column, or the next row
+
+
+def test_sines_resolve_both_ends_of_the_circle():
+    angles = torch.tensor([0.0, 0.004, 1.5, 1.5645, 1.5708])
+    distance = torch.cdist(sines(angles, 64), sines(angles, 64)) + torch.eye(5)
+    assert distance.min() > 0.3
+
+
+def test_batch_independence():
+    net = awake()
+    torch.testing.assert_close(net(Z[1:], T[1:]), net(Z, T)[1:])
+
+
+def test_bad_input(unchecked_shapes):
+    for z in (torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 7, 8), torch.zeros(2, 64)):
+        with pytest.raises(ValueError, match="divisible by 2"):
+            DiT(dim=16, heads=2)(z, torch.zeros(2))
+    with pytest.raises(ValueError, match="divisible by 4"):
+        DiT(dim=18, heads=2)
+    with pytest.raises(ValueError, match="heads = 3"):
+        DiT(dim=16, heads=3)

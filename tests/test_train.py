@@ -1,0 +1,198 @@
+import copy
+import os
+import signal
+import threading
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from minidistill.train import load, save_atomically, train, whole_steps
+
+X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+Y = X.sin().sum(1, keepdim=True)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.0), nn.Linear(8, 1))
+
+
+def noisy_loss(net, x, y, generator):
+    return (net(x + 0.1 * torch.randn(x.shape, generator=generator)) - y).square().mean(1)
+
+
+def run(steps=12, stop_after=None, loss=noisy_loss, **options):
+    """Train; return the network, its average, and the losses."""
+    net = network()
+    ema = copy.deepcopy(net)
+    losses = []
+    for step, value in train(net, loss, (X, Y), steps, batch=8, warmup=4, ema=ema, **options):
+        losses.append(value.item())
+        if step == stop_after:
+            break
+    return net, ema, losses
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_it_is_this_program():
+    """The loop, written out: AdamW, linear warm-up and decay, clipping, a warmed-up average."""
+    net, ema, _ = run(lr=0.01, clip=0.1, ema_decay=0.6, seed=3)
+    ours, average = network(), network()
+    optimizer = torch.optim.AdamW(ours.parameters(), weight_decay=0.0)
+    generator = torch.Generator()
+    for step in range(1, 13):
+        generator.manual_seed((3 * 1_000_003 + step) * 1024)
+        index = torch.randint(40, (8,), generator=generator)
+        generator.manual_seed((3 * 1_000_003 + step) * 1024 + 1)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * min(1, step / 4) * (12 - (step - 1)) / 12
+        optimizer.zero_grad()
+        noisy_loss(ours, X[index], Y[index], generator).mean().backward()
+        nn.utils.clip_grad_norm_(ours.parameters(), 0.1)
+        optimizer.step()
+        decay = min(0.6, (1 + step) / (10 + step))
+        for p, q in zip(average.parameters(), ours.parameters()):
+            p.data = decay * p.data + (1 - decay) * q.data
+    for p, q in zip([*net.parameters(), *ema.parameters()], [*ours.parameters(), *average.parameters()]):
+        torch.testing.assert_close(p, q)
+
+
+def test_a_seed_is_a_run():
+    assert same(run(seed=1)[0], run(seed=1)[0]) and not same(run(seed=1)[0], run(seed=2)[0])
+
+
+def test_it_learns():
+    losses = run(steps=300, lr=0.01)[2]
+    assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
+
+
+@pytest.mark.parametrize("stop_after", [5, 7, 12])
+def test_resume_is_bit_exact(tmp_path, stop_after):
+    path = tmp_path / "run.pt"
+    whole_net, whole_ema, whole_losses = run()
+    run(stop_after=stop_after, checkpoint=path, save_every=5)  # stops like a power cut: what was saved is all there is
+    net, ema, losses = run(checkpoint=path, save_every=5)
+    assert same(net, whole_net) and same(ema, whole_ema)
+    assert losses == whole_losses[-len(losses) :] if losses else stop_after == 12
+
+
+def test_ctrl_c_saves_a_whole_step(tmp_path):
+    """The signal comes in the middle of step 7; step 7 is finished, saved, and then the interrupt goes on."""
+    path, calls = tmp_path / "run.pt", []
+
+    def loss(net, x, y, generator):
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return noisy_loss(net, x, y, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(loss=loss, checkpoint=path, save_every=100)
+    assert torch.load(path, weights_only=True)["step"] == 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert same(run(checkpoint=path)[0], run()[0])
+
+
+def test_whole_steps_outside_the_main_thread():
+    reached = []
+
+    def work():
+        with whole_steps():
+            reached.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert reached == [True]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    save_atomically({"a": torch.ones(1)}, path)
+
+    def broken(content, file):
+        file.write(b"half a file")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save_atomically({"a": torch.zeros(1)}, path)
+    assert torch.load(path, weights_only=True)["a"] == 1
+
+
+def test_bad_checkpoints(tmp_path):
+    path = tmp_path / "run.pt"
+    run(checkpoint=path)
+    with pytest.raises(ValueError, match=r"other settings: steps 12 \(now 13\)"):
+        run(steps=13, checkpoint=path)
+    with pytest.raises(ValueError, match="does not fit this network"):
+        load(path, {"net": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        load(path, {"teacher": nn.Linear(2, 2)})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="not a whole checkpoint.*delete it"):
+        run(checkpoint=path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        run(checkpoint=path)
+
+
+def test_a_loss_that_explodes_does_not_overwrite_the_checkpoint(tmp_path):
+    path, calls = tmp_path / "run.pt", []
+
+    def loss(net, x, y, generator):
+        calls.append(1)
+        return noisy_loss(net, x, y, generator) / (0.0 if len(calls) > 6 else 1.0)
+
+    with pytest.raises(FloatingPointError, match="step 10"):
+        run(loss=loss, checkpoint=path, save_every=5)
+    assert torch.load(path, weights_only=True)["step"] == 5
+
+
+def test_bad_data():
+    with pytest.raises(ValueError, match="same length"):
+        next(train(network(), noisy_loss, (X, Y[:5]), 3))
+
+
+def test_bf16_trains_float32_weights():
+    net, _, losses = run(bf16=True, steps=100, lr=0.01)
+    assert all(p.dtype == torch.float32 for p in net.parameters()) and losses[-1] < losses[0]
+
+
+def test_compile_is_passed_the_network(monkeypatch):
+    """The compiler itself takes half a minute; that it gets the network, and that its result is trained, does not."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
+    net, _, _ = run(compile=True)
+    assert compiled == [net] and same(net, run()[0])
+
+
+def shared_batch(net, x, y, generator):
+    """No noise of its own, so that one process and two see the same batch."""
+    return (net(x) - y).square().mean(1)
+
+
+def worker(rank, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    net, ema, _ = run(loss=shared_batch, checkpoint=folder / "run.pt")
+    torch.save([net.state_dict(), ema.state_dict()], folder / f"{rank}.pt")
+    if rank == 0:
+        with pytest.raises(ValueError, match="cannot be shared"):
+            next(train(network(), shared_batch, (X, Y), 3, batch=7))
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    torch.multiprocessing.spawn(worker, (2, tmp_path), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    net, ema, _ = run(loss=shared_batch)
+    for ours, a, b in zip((net, ema), first, second):
+        for name, value in ours.state_dict().items():
+            torch.testing.assert_close(a[name], b[name], atol=0, rtol=0)
+            torch.testing.assert_close(a[name], value, atol=1e-6, rtol=0)
