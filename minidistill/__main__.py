@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,25 +17,48 @@ from tqdm import tqdm
 from minidistill import plots, quickstart
 from minidistill.metrics import Classifier
 
+JUDGE_UPDATES = 800
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run the job. Returns the exit status: 130 after Ctrl-C, as shells have it."""
+    """Parse the command line, run the job and return the exit status: 130 after Ctrl-C, as in shells."""
     parser = argparse.ArgumentParser(
         prog="python -m minidistill",
         description=__doc__.split(": ")[1].capitalize(),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--method", choices=["progressive"], default="progressive", help="how the teacher becomes a few-step student")
-    add("--data", choices=["digits", "mnist", "fashion_mnist"], default="digits", help="digits are bundled, 8x8")
+    add(
+        "--method",
+        choices=["progressive"],
+        default="progressive",
+        help="how the teacher becomes a few-step student",
+    )
+    add(
+        "--data",
+        choices=["digits", "mnist", "fashion_mnist"],
+        default="digits",
+        help="digits are bundled, 8x8",
+    )
     add("--folder", type=Path, help="where the MNIST files are; without it the cache, then a download")
-    add("--updates", type=int, default=1600, help="training updates of the teacher; its students share as many")
+    add(
+        "--updates",
+        type=int,
+        default=1600,
+        help="training updates of the teacher; its students share as many",
+    )
     add("--out", type=Path, help="where table, picture and checkpoints go (default: runs/DATA)")
     add("--resume", action="store_true", help="continue the run in --out")
     add("--seed", type=int, default=0, help="all randomness: weights, batches, noise")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, mps, ...")
+    add(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, mps, ..."
+    )
     add("--compile", action="store_true", help="torch.compile: a slow first step, faster ones after it")
-    add("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it, slower elsewhere")
+    add(
+        "--bf16",
+        action="store_true",
+        help="bfloat16 autocast: faster where the processor has it, slower elsewhere",
+    )
     args = parser.parse_args(arguments)
     args.out = args.out or Path("runs") / args.data
     if args.updates < 20:
@@ -48,7 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(args)
     except KeyboardInterrupt:
-        print(f"\nStopped. What was trained is in {args.out}: the same command with --resume continues it.", file=sys.stderr)
+        print(
+            f"\nStopped. What was trained is in {args.out}: the same command with --resume continues it.",
+            file=sys.stderr,
+        )
         return 130
     except (ValueError, FileNotFoundError) as error:
         print(f"minidistill: {error}", file=sys.stderr)
@@ -73,17 +99,31 @@ def run(args: argparse.Namespace) -> None:
     ema = copy.deepcopy(teacher)
     students = {n: copy.deepcopy(teacher) for n in updates}
 
-    bar = tqdm(total=args.updates + sum(updates.values()), unit="update", smoothing=0, disable=not first)
-    for _ in quickstart.train_classifier(judge, x, y, seed=args.seed, checkpoint=args.out / "judge.pt"):
-        bar.set_description("judge", refresh=False)
-    show(bar, "teacher", args.updates, quickstart.train_teacher(
-        teacher, ema, x, y, args.updates, checkpoint=args.out / "teacher.pt", **options))  # fmt: skip
-    parent = ema
-    for n, student in students.items():
-        show(bar, f"student, {n} steps", updates[n], quickstart.train_student(
-            student, parent, n, x, y, updates[n], checkpoint=args.out / f"student-{n}.pt", **options))  # fmt: skip
-        parent = student
-    bar.close()
+    def stage(name: str, steps: int, train: Callable, *models_and_data) -> None:
+        """Run one stage to its end, on the bar of the whole job."""
+        bar.set_description(name)
+        start = bar.n
+        for step, _ in train(
+            *models_and_data, steps, checkpoint=args.out / f"{name.replace(' ', '-')}.pt", **options
+        ):
+            skipped = start + step - 1 - bar.n  # steps that a checkpoint already held
+            bar.initial, bar.n = bar.initial + skipped, bar.n + skipped
+            bar.update()
+        bar.initial, bar.n = bar.initial + start + steps - bar.n, start + steps
+
+    bar = tqdm(
+        total=JUDGE_UPDATES + args.updates + sum(updates.values()),
+        unit=" updates",
+        smoothing=0,
+        disable=not first,
+    )
+    with bar:
+        stage("judge", JUDGE_UPDATES, quickstart.train_judge, judge, x, y)
+        stage("teacher", args.updates, quickstart.train_teacher, teacher, ema, x, y)
+        parent = ema
+        for n, student in students.items():
+            stage(f"student {n}", updates[n], quickstart.train_student, student, parent, n, x, y)
+            parent = student
 
     if first:
         table, samples = quickstart.compare(ema, students, judge, x, x_test, y_test, seed=args.seed)
@@ -103,25 +143,22 @@ def begin(args: argparse.Namespace, first: bool) -> None:
             saved = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
-        changed = [f"--{name} {saved.get(name)}, now {settings[name]}" for name in names if saved.get(name) != settings[name]]
+        changed = [
+            f"--{name} {saved.get(name)}, now {settings[name]}"
+            for name in names
+            if saved.get(name) != settings[name]
+        ]
         if changed:
-            raise ValueError(f"{args.out} holds a run with {'; '.join(changed)}: use its settings, or another --out")
+            raise ValueError(
+                f"{args.out} holds a run with {'; '.join(changed)}: use its settings, or another --out"
+            )
     elif path.exists() and first:
-        raise ValueError(f"{args.out} already holds a run: add --resume to continue it, or choose another --out")
+        raise ValueError(
+            f"{args.out} already holds a run: add --resume to continue it, or choose another --out"
+        )
     if first:
         args.out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def show(bar: tqdm, name: str, steps: int, training: Iterator[tuple[int, Tensor]]) -> None:
-    """Run one stage to its end on the bar of the whole job."""
-    bar.set_description(name)
-    start = bar.n
-    for step, _ in training:
-        skipped = start + step - 1 - bar.n  # steps that a checkpoint already held
-        bar.initial, bar.n = bar.initial + skipped, bar.n + skipped
-        bar.update()
-    bar.initial, bar.n = bar.initial + start + steps - bar.n, start + steps
 
 
 def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path) -> None:
@@ -132,8 +169,11 @@ def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path)
         writer.writerows(table)
     print(quickstart.markdown(table))
 
-    shown = [("teacher", quickstart.TEACHER_STEPS), *((m, n) for m in ("undistilled", "student") for n in (1, 2, 4))]
-    figure = plots.image_rows({f"{model}, {n}": samples[model, n] for model, n in shown}, columns=20)
+    shown = [
+        ("teacher", quickstart.TEACHER_STEPS),
+        *((m, n) for m in ("undistilled", "student") for n in (1, 2, 4)),
+    ]
+    figure = plots.image_rows({f"{model}, {n}": samples[model, n] for model, n in shown})
     figure.savefig(out / "samples.png", dpi=150)
     print(f"\nTable, picture and checkpoints are in {out}")
 

@@ -1,7 +1,7 @@
 """Data: 2-D toy sets, the bundled 8x8 digits, and MNIST and Fashion-MNIST from their IDX files.
 
-Images are float32 in [-1, 1], shape (n, 1, height, width), with labels (n,). Only MNIST and Fashion-MNIST need a
-network, once. They are looked for in the folder you give, then in the cache (~/.cache/minidistill, or
+Images are float32 in [-1, 1], shape (n, 1, height, width), with labels (n,). Only MNIST and Fashion-MNIST
+need a network, once. They are looked for in the folder you give, then in the cache (~/.cache/minidistill, or
 $MINIDISTILL_CACHE), then downloaded from one mirror after the other. What is read is always checked first.
 
 LeCun et al. (1998); Xiao, Rasul & Vollgraf (2017); 8x8 digits: Alpaydin & Kaynak (1998), in scikit-learn.
@@ -13,6 +13,7 @@ import math
 import os
 import urllib.request
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 
 
 def points(name: str, n: int, seed: int = 0) -> Tensor:
-    """n points of a 2-D toy set, "moons", "circles", "checkerboard" or "spiral", zero mean, unit variance: (n, 2)."""
+    """n points (n, 2), of mean 0 and variance 1: "moons", "circles", "checkerboard" or "spiral"."""
     from sklearn import datasets  # a slow import, so only where it is needed
 
     generator = torch.Generator().manual_seed(seed)
@@ -31,7 +32,10 @@ def points(name: str, n: int, seed: int = 0) -> Tensor:
         case "circles":
             x = torch.tensor(datasets.make_circles(n, noise=0.03, factor=0.5, random_state=seed)[0])
         case "checkerboard":
-            column, row = torch.randint(4, (n,), generator=generator), torch.randint(2, (n,), generator=generator)
+            column, row = (
+                torch.randint(4, (n,), generator=generator),
+                torch.randint(2, (n,), generator=generator),
+            )
             cell = torch.stack([column, 2 * row + column % 2], dim=1)
             x = cell + torch.rand(n, 2, generator=generator)
         case "spiral":
@@ -68,7 +72,10 @@ def digits(split: str = "all", seed: int = 0) -> tuple[Tensor, Tensor]:
 
 # MNIST and Fashion-MNIST
 
-MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
 FASHION_MIRRORS = (
     "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -92,14 +99,14 @@ FASHION_MD5 = {
 def mnist(split: str = "train", folder: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """MNIST: 60000 "train" or 10000 "test" images (n, 1, 28, 28) and labels (n,).
 
-    Raises FileNotFoundError when the files are not in `folder`, or cannot be downloaded when there is none, and
-    ValueError when a file is corrupt.
+    Raises FileNotFoundError when the files are not in `folder`, or cannot be downloaded when there is none,
+    and ValueError when a file is corrupt.
     """
     return read_pair("mnist", split, folder)
 
 
 def fashion_mnist(split: str = "train", folder: str | Path | None = None) -> tuple[Tensor, Tensor]:
-    """Fashion-MNIST: like `mnist`, with ten kinds of clothes. Its files must be the authors' own .gz files."""
+    """Fashion-MNIST: like `mnist`, of ten kinds of clothes; only the authors' own .gz files are accepted."""
     return read_pair("fashion_mnist", split, folder)
 
 
@@ -111,7 +118,9 @@ def read_pair(name: str, split: str, folder: str | Path | None) -> tuple[Tensor,
     x = idx(find(name, f"{prefix}-images-idx3-ubyte", folder), 3)
     y = idx(find(name, f"{prefix}-labels-idx1-ubyte", folder), 1)
     if len(x) != len(y):
-        raise ValueError(f"{name} has {len(x)} {split} images but {len(y)} labels: are the files from one data set?")
+        raise ValueError(
+            f"{name} has {len(x)} {split} images but {len(y)} labels: are the files from one data set?"
+        )
     return x[:, None].float() / 127.5 - 1, y.long()
 
 
@@ -130,7 +139,7 @@ def find(name: str, file: str, folder: str | Path | None) -> bytes:
         try:
             raw = download(f"{mirror}{file}.gz")
             content = checked(name, file, raw, mirror)
-        except (OSError, ValueError) as problem:  # OSError: no network, no answer, not found
+        except (OSError, HTTPException, ValueError) as problem:  # no network or answer; cut off; corrupt
             problems.append(f"  {mirror}: {problem}")
             continue
         cache.mkdir(parents=True, exist_ok=True)
@@ -169,7 +178,7 @@ def checked(name: str, file: str, raw: bytes, where: str | Path) -> bytes:
 
 
 def idx(content: bytes, axes: int) -> Tensor:
-    """The array of bytes in an IDX file: two zeros, the type (8: byte), the number of axes, their sizes, the bytes."""
+    """The array in an IDX file: two zeros, the type (8: byte), the number of axes, their sizes, the bytes."""
     header = 4 + 4 * axes
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if content[:4] != bytes([0, 0, 8, axes]) or len(content) != header + math.prod(shape):

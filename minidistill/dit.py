@@ -4,13 +4,13 @@
                                             ^
                           embedding of the time phi, plus that of the class
 
-Peebles & Xie (2023), "Scalable diffusion models with transformers", section 3. Every block scales, shifts and gates
-its two branches by numbers computed from the conditioning; these start at 0, so at first each block is the identity
-and the network returns 0.
+Peebles & Xie (2023), "Scalable diffusion models with transformers", section 3. Every block scales, shifts and
+gates its two branches by numbers computed from the conditioning; these start at 0, so at first each block is
+the identity and the network returns 0.
 
 Attention is written as two matrix products and a softmax: forward-mode derivatives go through it, which fused
-attention does not allow, and at these sizes it is as fast. Positions are sines of the patch coordinates, so any
-image size divisible by the patch works without new parameters.
+attention does not allow, and at these sizes it is as fast. Positions are sines of the patch coordinates, so
+any image size divisible by the patch works without new parameters.
 """
 
 import torch
@@ -23,14 +23,14 @@ from minidistill.schedules import Batch, Time
 
 
 def sines(position: Float[Tensor, "*n"], dim: int, top: float = 256.0) -> Float[Tensor, "*n dim"]:
-    """cos and sin of the position at dim / 2 frequencies from 1 to `top`, evenly spaced in their logarithm."""
+    """cos and sin of the position, at dim / 2 frequencies from 1 to `top` that grow by one factor."""
     frequencies = torch.logspace(0, 1, dim // 2, base=top, dtype=position.dtype, device=position.device)
     angles = position[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def patch_positions(height: int, width: int, dim: int, like: Tensor) -> Float[Tensor, "n dim"]:
-    """One vector per patch of a height x width grid, in reading order: half of it for the row, half for the column."""
+    """One vector per patch of a grid, in reading order: half of it tells the row, half the column."""
     rows, columns = (torch.arange(size, dtype=like.dtype, device=like.device) for size in (height, width))
     row, column = torch.meshgrid(rows, columns, indexing="ij")
     # one patch apart is at most one radian apart: neighbours look alike
@@ -70,14 +70,21 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """net(z, t, label=None) -> tangent, with z and the result (b, channels, height, width) and t an angle (b,).
+    """net(z, t, label=None) -> tangent, with z and the result (b, channels, height, width) and t an angle
+    (b,).
 
-    Labels are 0 .. classes - 1; `net.null` = classes is the label that means none, for guidance, and the default.
-    Raises ValueError when the image does not divide into patches.
+    Labels are 0 .. classes - 1; `net.null` = classes is the label that means none, for guidance, and the
+    default. Raises ValueError when the image does not divide into patches.
     """
 
     def __init__(
-        self, channels: int = 1, patch: int = 2, dim: int = 64, depth: int = 3, heads: int = 4, classes: int = 0
+        self,
+        channels: int = 1,
+        patch: int = 2,
+        dim: int = 64,
+        depth: int = 3,
+        heads: int = 4,
+        classes: int = 0,
     ):
         super().__init__()
         if dim % 4 or dim % heads:

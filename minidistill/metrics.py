@@ -1,14 +1,15 @@
 """Metrics for few-step samples, each with its error bar or its floor.
 
-    flow_map_error            distance to the samples of another sampler from the same noise. Paired, so the only one
+    flow_map_error            distance to the samples of another sampler from the same noise. Paired, so the
+    only one
                               that sees a small error with a thousand samples
-    energy_distance,          distance between two distributions; on a thousand samples they see gross errors only
-    sliced_wasserstein
-    frechet_distance          the field's habit: means and covariances in some feature space. Cannot see copies
-    precision_recall_coverage quality and variety, apart
-    nearest_neighbour_ratio   0 for copies of the training set, near 1 for new samples
+    energy_distance,          distance between two distributions; on a thousand samples they see gross errors
+    only sliced_wasserstein frechet_distance          the field's habit: means and covariances in some feature
+    space. Cannot see copies precision_recall_coverage quality and variety, apart nearest_neighbour_ratio   0
+    for copies of the training set, near 1 for new samples
 
-Everything here returns plain floats or tensors and downloads nothing: features are yours to choose, and to state.
+Everything here returns plain floats or tensors and downloads nothing: features are yours to choose, and to
+state.
 """
 
 import torch
@@ -26,7 +27,9 @@ def flow_map_error(a: Batch, b: Batch) -> tuple[float, float]:
     a and b come from the same noise, in the same order. Raises ValueError unless they have one shape.
     """
     if a.shape != b.shape or len(a) < 2:
-        raise ValueError(f"paired samples must have one shape, at least two, got {tuple(a.shape)}, {tuple(b.shape)}")
+        raise ValueError(
+            f"paired samples must have one shape, at least two, got {tuple(a.shape)}, {tuple(b.shape)}"
+        )
     square = (a - b).square().flatten(1).mean(1).double()
     error = square.mean().sqrt().item()
     # delta method: the standard error of a square root
@@ -34,7 +37,8 @@ def flow_map_error(a: Batch, b: Batch) -> tuple[float, float]:
 
 
 def energy_distance(a: Features, b: Features) -> float:
-    """2 E|a - b| - E|a - a'| - E|b - b'|, unbiased: 0 in expectation, and often negative, for equal distributions.
+    """2 E|a - b| - E|a - a'| - E|b - b'|, unbiased: 0 in expectation, and often negative, for equal
+    distributions.
 
     Szekely & Rizzo (2013). A thousand samples do not see an error below a few per cent of the spread.
     """
@@ -51,8 +55,8 @@ def sliced_wasserstein(
 ) -> tuple[float, float]:
     """The p-Wasserstein distance averaged over random directions, and its floor. Bonneel et al. (2015).
 
-    The floor is what the same number of samples gives when nothing is different: the distance between random halves
-    of the two sets put together. A distance near its floor says nothing.
+    The floor is what the same number of samples gives when nothing is different: the distance between random
+    halves of the two sets put together. A distance near its floor says nothing.
     """
     same_shape(a, b)
     generator = torch.Generator().manual_seed(seed)
@@ -70,19 +74,25 @@ def sliced_wasserstein(
 
 
 def frechet_distance(a: Features, b: Features, groups: int = 10) -> tuple[float, float]:
-    """The Frechet distance between Gaussians fitted to two sets of features, without its bias, and its standard error.
+    """The Frechet distance between Gaussians fitted to two sets of features, without its bias, and its
+    standard error.
 
         |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2))
 
-    Dowson & Landau (1982); Heusel et al. (2017) with Inception features. The plain estimate is too large by C / n;
-    the jackknife, which leaves out one of `groups` groups at a time, removes that. Can be slightly negative.
+    Dowson & Landau (1982); Heusel et al. (2017) with Inception features. The plain estimate is too large by C
+    / n; the jackknife, which leaves out one of `groups` groups at a time, removes that. Can be slightly
+    negative.
     """
     same_shape(a, b)
     if min(len(a), len(b)) < 2 * groups:
-        raise ValueError(f"{groups} groups need at least {2 * groups} samples of each, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"{groups} groups need at least {2 * groups} samples of each, got {len(a)} and {len(b)}"
+        )
     plain = plain_frechet_distance(a, b)
     # random groups: samples often come in an order, such as one class after the other
-    a, b = (x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)] for x in (a, b))
+    a, b = (
+        x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)] for x in (a, b)
+    )
     chunks = list(zip(a.tensor_split(groups), b.tensor_split(groups)))
     without = torch.tensor(
         [
@@ -108,12 +118,14 @@ def plain_frechet_distance(a: Features, b: Features) -> float:
 def precision_recall_coverage(real: Features, fake: Features, k: int = 5) -> tuple[float, float, float]:
     """The fraction of fakes near real data, of real data near fakes, and of real data that has a fake nearby.
 
-    Near: closer than the k-th neighbour. Kynkaanniemi et al. (2019); coverage: Naeem et al. (2020), which unlike
-    recall a few outliers cannot raise.
+    Near: closer than the k-th neighbour. Kynkaanniemi et al. (2019); coverage: Naeem et al. (2020), which
+    unlike recall a few outliers cannot raise.
     """
     same_shape(real, fake)
     if min(len(real), len(fake)) <= k:
-        raise ValueError(f"the {k}-th neighbour needs more than {k} samples of each, got {len(real)} and {len(fake)}")
+        raise ValueError(
+            f"the {k}-th neighbour needs more than {k} samples of each, got {len(real)} and {len(fake)}"
+        )
 
     def radius(x: Tensor) -> Tensor:
         return torch.cdist(x, x).kthvalue(k + 1, dim=1).values  # the nearest of all is the point itself
@@ -130,7 +142,9 @@ def nearest_neighbour_ratio(samples: Batch, training: Batch) -> Float[Tensor, " 
     0 is a copy. Compare the mean with that of held-out data: a model that generalizes has the same.
     """
     if samples.shape[1:] != training.shape[1:] or len(training) < 2:
-        raise ValueError(f"shapes {tuple(samples.shape)} and {tuple(training.shape)} are not of the same kind of data")
+        raise ValueError(
+            f"shapes {tuple(samples.shape)} and {tuple(training.shape)} are not of the same kind of data"
+        )
     samples, training = samples.flatten(1), training.flatten(1)
     nearest = torch.cdist(samples, training).topk(2, dim=1, largest=False).indices
     # cdist multiplies matrices and leaves a copy at a small distance; for these two it is computed exactly
@@ -139,7 +153,8 @@ def nearest_neighbour_ratio(samples: Batch, training: Batch) -> Float[Tensor, " 
 
 
 class Classifier(nn.Module):
-    """A small convolutional classifier: an independent judge of labels, and the feature space of our distances.
+    """A small convolutional classifier: an independent judge of labels, and the feature space of our
+    distances.
 
     net(x) -> logits; net.features(x) -> (b, 64), the activations before the last layer.
     """
@@ -164,4 +179,6 @@ class Classifier(nn.Module):
 def same_shape(a: Tensor, b: Tensor) -> None:
     """Raises ValueError unless a and b are (n, d) and (m, d)."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"need samples (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}; flatten(1) images")
+        raise ValueError(
+            f"need samples (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}; flatten(1) images"
+        )

@@ -1,11 +1,12 @@
 """Oracles: data distributions whose denoiser, marginals and flow map are known exactly.
 
-For z_t = alpha x + sigma eps and data made of Gaussians, everything is closed form: the marginal p_t is a mixture of
-Gaussians, the denoiser E[x | z_t] is a softmax over components, and one more thing that networks never give us, the
-flow map that carries z_t along the probability-flow ODE to any other time s.
+For z_t = alpha x + sigma eps and data made of Gaussians, everything is closed form: the marginal p_t is a
+mixture of Gaussians, the denoiser E[x | z_t] is a softmax over components, and one more thing that networks
+never give us, the flow map that carries z_t along the probability-flow ODE to any other time s.
 
     Gaussian         x ~ N(m, C)                    flow map: each principal axis is rescaled about its mean
-    ProductMixture   one 1-D mixture per axis,      flow map: in one dimension an ODE cannot reorder its points, so
+    ProductMixture   one 1-D mixture per axis,      flow map: in one dimension an ODE cannot reorder its
+    points, so
                      then a rotation                the quantile is conserved, F_s(z_s) = F_t(z_t)
     Empirical        a finite data set              no closed-form flow map; its flow ends on the data points
 
@@ -34,7 +35,9 @@ class Gaussian:
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(cov)  # cov = axes diag(variances) axes^T
         if not self.variances[0] > 0:
-            raise ValueError(f"a covariance matrix must be positive definite, smallest eigenvalue {self.variances[0]:.3g}")
+            raise ValueError(
+                f"a covariance matrix must be positive definite, smallest eigenvalue {self.variances[0]:.3g}"
+            )
 
     def denoiser(self, schedule: Schedule):
         """E[x | z_t], linear in z."""
@@ -43,7 +46,9 @@ class Gaussian:
             alpha, sigma = coefficients(schedule, t, z.flatten(1))
             variances, mean = self.variances.to(z), self.mean.to(z)
             gain = alpha * variances / (alpha**2 * variances + sigma**2)
-            return (mean + ((z.flatten(1) - alpha * mean) @ self.axes.to(z) * gain) @ self.axes.to(z).T).view_as(z)
+            return (
+                mean + ((z.flatten(1) - alpha * mean) @ self.axes.to(z) * gain) @ self.axes.to(z).T
+            ).view_as(z)
 
         return denoiser
 
@@ -63,27 +68,35 @@ class Gaussian:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n exact data points: (n, d)."""
-        eps = torch.randn(n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        eps = torch.randn(
+            n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
+        )
         return self.mean + eps * self.variances.sqrt() @ self.axes.T
 
 
 class ProductMixture:
-    """One 1-D Gaussian mixture per coordinate, then a rotation: multi-modal in any dimension, and exactly solvable.
+    """One 1-D Gaussian mixture per coordinate, then a rotation: multi-modal in any dimension, and exactly
+    solvable.
 
-    weights, means, stds: (d, k), for d coordinates and k components. rotation: (d, d), orthogonal; x = rotation @ y.
+    weights, means, stds: (d, k), for d coordinates and k components. rotation: (d, d), orthogonal; x =
+    rotation @ y.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, stds: Tensor, rotation: Tensor | None = None):
         if not (weights.ndim == 2 and weights.shape == means.shape == stds.shape):
             shapes = [tuple(a.shape) for a in (weights, means, stds)]
-            raise ValueError(f"weights, means and stds must all be (d, k): k components for d coordinates, got {shapes}")
+            raise ValueError(
+                f"weights, means and stds must all be (d, k): k components for d coordinates, got {shapes}"
+            )
         if not ((weights >= 0).all() and torch.allclose(weights.sum(1), torch.ones_like(weights[:, 0]))):
             raise ValueError("the weights of each coordinate must be at least 0 and sum to 1")
         if not (stds > 0).all():
             raise ValueError("stds must be positive; for points without width use Empirical")
         eye = torch.eye(len(means), dtype=means.dtype, device=means.device)
         self.rotation = eye if rotation is None else rotation
-        if self.rotation.shape != eye.shape or not torch.allclose(self.rotation @ self.rotation.T, eye, atol=1e-6):
+        if self.rotation.shape != eye.shape or not torch.allclose(
+            self.rotation @ self.rotation.T, eye, atol=1e-6
+        ):
             raise ValueError(f"rotation must be an orthogonal matrix of shape {tuple(eye.shape)}")
         self.weights, self.means, self.stds = weights, means, stds
 
@@ -113,8 +126,8 @@ class ProductMixture:
     def flow_map(self, z: Batch, t: Time, s: Time, schedule: Schedule) -> Batch:
         """Where the probability-flow ODE carries z from time t to time s, to rounding.
 
-        Quantiles are matched by bisection, in log CDF below the median and log survival function above it, so that
-        the tails keep their digits. Differentiable once in z, t and s, backward and forward.
+        Quantiles are matched by bisection, in log CDF below the median and log survival function above it, so
+        that the tails keep their digits. Differentiable once in z, t and s, backward and forward.
         """
         y = self.unrotate(z)
         (w, m_t, v_t), (_, m_s, v_s) = self.marginal(t, schedule, y), self.marginal(s, schedule, y)
@@ -123,7 +136,8 @@ class ProductMixture:
         level = log_cdf(y, w, m_t, v_t, sign)
 
         with torch.no_grad():
-            # each component alone would carry y to one point; the mixture's answer lies between the extremes of these
+            # each component alone would carry y to one point; the mixture's answer lies between the extremes
+            # of these
             alone = m_s + (v_s / v_t).sqrt() * (y[..., None] - m_t)
             low, high = alone.amin(-1), alone.amax(-1)
             for _ in range(80 if y.dtype == torch.float64 else 40):
@@ -132,7 +146,8 @@ class ProductMixture:
                 low, high = torch.where(above, low, middle), torch.where(above, middle, high)
             root = (low + high) / 2
             slope = sign * (log_density(root, w, m_s, v_s) - log_cdf(root, w, m_s, v_s, sign)).exp()
-        # one Newton step from the root: it moves nothing, and it carries the derivative (implicit function theorem)
+        # one Newton step from the root: it moves nothing, and it carries the derivative (implicit function
+        # theorem)
         y_s = root.detach() - (log_cdf(root.detach(), w, m_s, v_s, sign) - level) / slope.detach()
         return (y_s @ self.rotation.to(z).T).view_as(z)
 
@@ -144,16 +159,22 @@ class ProductMixture:
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n exact data points: (n, d)."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)  # (d, n)
-        eps = torch.randn(component.shape, generator=generator, dtype=self.means.dtype, device=self.means.device)
+        eps = torch.randn(
+            component.shape, generator=generator, dtype=self.means.dtype, device=self.means.device
+        )
         y = self.means.gather(1, component) + self.stds.gather(1, component) * eps
         return y.T @ self.rotation.T
 
 
-def log_cdf(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor, sign: Tensor | float = 1.0) -> Tensor:
+def log_cdf(
+    y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor, sign: Tensor | float = 1.0
+) -> Tensor:
     """log P(Y <= y) of the 1-D mixtures, or log P(Y >= y) where sign is -1: (b, d)."""
     if isinstance(sign, Tensor):
         sign = sign[..., None]
-    return (log_weights + torch.special.log_ndtr(sign * (y[..., None] - means) / variances.sqrt())).logsumexp(-1)
+    return (log_weights + torch.special.log_ndtr(sign * (y[..., None] - means) / variances.sqrt())).logsumexp(
+        -1
+    )
 
 
 def log_density(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
@@ -166,12 +187,15 @@ def log_density(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor
 class Empirical:
     """The optimal denoiser of a finite data set: a softmax over its points. points: (n, *dims).
 
-    This is what a network would become if it could fit its training set perfectly. Its samples are training points.
+    This is what a network would become if it could fit its training set perfectly. Its samples are training
+    points.
     """
 
     def __init__(self, points: Tensor):
         if points.ndim < 2 or len(points) == 0 or not points.is_floating_point():
-            raise ValueError(f"points must be float, (n, *dims) with n > 0, got {points.dtype} {tuple(points.shape)}")
+            raise ValueError(
+                f"points must be float, (n, *dims) with n > 0, got {points.dtype} {tuple(points.shape)}"
+            )
         self.points = points
 
     def denoiser(self, schedule: Schedule):
@@ -192,10 +216,16 @@ class Empirical:
         alpha, sigma = coefficients(schedule, t, z.flatten(1))
         points = self.points.flatten(1).to(z)
         products = z.flatten(1) @ points.T
-        square = z.flatten(1).square().sum(1, keepdim=True) - 2 * alpha * products + alpha**2 * points.square().sum(1)
+        square = (
+            z.flatten(1).square().sum(1, keepdim=True)
+            - 2 * alpha * products
+            + alpha**2 * points.square().sum(1)
+        )
         density = -0.5 * (square / sigma**2 + points.shape[1] * (2 * torch.pi * sigma**2).log())
         return density.logsumexp(1) - math.log(len(points))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n data points, drawn with replacement: (n, *dims)."""
-        return self.points[torch.randint(len(self.points), (n,), generator=generator, device=self.points.device)]
+        return self.points[
+            torch.randint(len(self.points), (n,), generator=generator, device=self.points.device)
+        ]

@@ -9,10 +9,10 @@ it determines x and eps, as long as the determinant alpha b - sigma a is not 0: 
 
     kind        a         b          determinant                  cannot be read where
     x           1         0          -sigma                       sigma = 0: z is already the data
-    eps         0         1          alpha                        alpha = 0: the noise says nothing about the data
-    v           -sigma    alpha      alpha^2 + sigma^2            never
-    velocity    alpha'    sigma'     alpha sigma' - sigma alpha'  the SNR stands still or its rate is infinite
-    score       0         -1/sigma   -alpha / sigma               alpha = 0, and sigma = 0: it is infinite
+    eps         0         1          alpha                        alpha = 0: the noise says nothing about the
+    data v           -sigma    alpha      alpha^2 + sigma^2            never velocity    alpha'    sigma'
+    alpha sigma' - sigma alpha'  the SNR stands still or its rate is infinite score       0         -1/sigma
+    -alpha / sigma               alpha = 0, and sigma = 0: it is infinite
 
 v is from Salimans & Ho (2022), section 4 and appendix D; the velocity dz/dt of rectified flow is eps - x.
 
@@ -54,7 +54,8 @@ def basis(kind: str, schedule: Schedule, t: Time) -> tuple[Time, Time]:
 def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, target: str) -> Batch:
     """The prediction `pred` at (z, t), of kind `source`, as one of kind `target`.
 
-    Raises ValueError for an unknown kind and, with the reason, at times where source does not determine target.
+    Raises ValueError for an unknown kind and, with the reason, at times where source does not determine
+    target.
     """
     for kind in (source, target):
         if kind not in KINDS:
@@ -77,7 +78,7 @@ def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, tar
     determinant = alpha * b - sigma * a
     reason = {
         "x": "at sigma = 0, z is the data and x says nothing about the noise",
-        "eps": "at alpha = 0, z is the noise and eps says nothing about the data; predict x, v or velocity instead",
+        "eps": "at alpha = 0, z is the noise and eps says nothing about the data; predict x or v instead",
         "v": "alpha and sigma are both 0",
         "velocity": "the signal-to-noise ratio stands still, or changes infinitely fast, at one of the times",
     }
@@ -98,10 +99,10 @@ def as_denoiser(
 
         x_hat = sd (cos(phi) z / r - sin(phi) F(z / r, phi)).
 
-    Every schedule is this same quarter circle, phi from 0 (data) to pi/2 (noise), walked at another speed, so the
-    network never learns which one is in use. F is v for x / sd (Salimans & Ho, 2022), minus EDM's network
-    (Karras et al., 2022, eq. 7), and TrigFlow's (Lu & Song, 2025). At sigma = 0, x_hat = z / alpha whatever F says.
-    `conditioning` goes to the network as it is.
+    Every schedule is this same quarter circle, phi from 0 (data) to pi/2 (noise), walked at another speed, so
+    the network never learns which one is in use. F is v for x / sd (Salimans & Ho, 2022), minus EDM's network
+    (Karras et al., 2022, eq. 7), and TrigFlow's (Lu & Song, 2025). At sigma = 0, x_hat = z / alpha whatever F
+    says. `conditioning` goes to the network as it is.
     """
     if not data_std > 0:
         raise ValueError(f"data_std, the standard deviation of the data, must be positive, got {data_std}")
@@ -112,14 +113,17 @@ def as_denoiser(
         phi = torch.atan2(sigma, alpha * data_std).flatten()
         tangent = net(z / r, phi, **conditioning)
         if tangent.shape != z.shape:
-            raise ValueError(f"the network returned shape {tuple(tangent.shape)} for z of shape {tuple(z.shape)}")
+            raise ValueError(
+                f"the network returned shape {tuple(tangent.shape)} for z of shape {tuple(z.shape)}"
+            )
         return data_std * (alpha * data_std / r * (z / r) - sigma / r * tangent)
 
     return denoiser
 
 
 def guided(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
-    """unconditional + scale (conditional - unconditional): 0 is unconditional, 1 conditional, above 1 pushes further.
+    """unconditional + scale (conditional - unconditional): 0 is unconditional, 1 conditional, above 1 pushes
+    further.
 
     Ho & Salimans (2021), eq. 6, with scale = 1 + w.
     """

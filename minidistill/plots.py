@@ -7,13 +7,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 
-def image_rows(rows: dict[str, Tensor], columns: int = 16, title: str = "") -> Figure:
-    """One labelled row of images for each entry, name -> (n, 1, height, width) in [-1, 1], the first `columns`."""
-    figure, axes = plt.subplots(len(rows), 1, figsize=(6, 5 / columns * len(rows) + 0.4 * bool(title)), squeeze=False, layout="constrained")
+def image_rows(rows: dict[str, Tensor], columns: int = 10, title: str = "") -> Figure:
+    """A labelled row of the first `columns` images for each name -> (n, 1, height, width) in [-1, 1]."""
+    figure, axes = plt.subplots(
+        len(rows),
+        1,
+        figsize=(6, 5 / columns * len(rows) + 0.4 * bool(title)),
+        squeeze=False,
+        layout="constrained",
+    )
     for axis, (name, images) in zip(axes[:, 0], rows.items()):
         # a line of background between neighbours
         framed = torch.nn.functional.pad(images[:columns].detach().float().cpu(), (0, 1), value=1.0)
-        strip = rearrange(framed, "n 1 h w -> h (n w)")[:, :-1]
+        strip = rearrange(framed, "n 1 h w -> h (n w)")[:, :-1].numpy()
         axis.imshow(strip, cmap="gray", vmin=-1, vmax=1, interpolation="nearest", aspect="equal")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])

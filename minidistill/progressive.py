@@ -5,17 +5,19 @@
      \\                                 /
       `---------- student -----------'
 
-DDIM is Euler in the plane (rho, z / sigma), rho = alpha / sigma, with slope x_hat. Two teacher steps are two chords,
-with slopes x_1 and x_2. The student must do it with one chord, so its target is the slope of the long one,
+DDIM is Euler in the plane (rho, z / sigma), rho = alpha / sigma, with slope x_hat. Two teacher steps are two
+chords, with slopes x_1 and x_2. The student must do it with one chord, so its target is the slope of the long
+one,
 
     x_target = [(rho_m - rho_t) x_1 + (rho_s - rho_m) x_2] / (rho_s - rho_t),
 
 a convex combination of two teacher predictions: it cannot explode, and it is finite at both ends. Solving the
-DDIM step for x_hat gives the same number as a quotient (`quotient_target`), which loses all digits in low precision.
+DDIM step for x_hat gives the same number as a quotient (`quotient_target`), which loses all digits in low
+precision.
 
-Salimans & Ho (2022), "Progressive distillation for fast sampling of diffusion models": algorithm 2, section 4,
-appendix G. A perfect student is exactly the teacher's DDIM with n fewer evaluations: halving never repairs the
-teacher's own discretization error.
+Salimans & Ho (2022), "Progressive distillation for fast sampling of diffusion models": algorithm 2, section
+4, appendix G. A perfect student is exactly the teacher's DDIM with n fewer evaluations: halving never repairs
+the teacher's own discretization error.
 
 >>> halvings(8)
 [4, 2, 1]
@@ -42,7 +44,9 @@ def grid_times(t: Time, n: int) -> tuple[Time, Time, Time]:
     i = (exact * n).round()
     off = (i < 1) | (i > n) | ((i / n - exact).abs() > 2 * torch.finfo(t.dtype).eps)
     if off.any():
-        raise ValueError(f"a student of {n} steps lives on t = 1/{n}, 2/{n}, ..., 1, got t = {t[off][0].item():g}")
+        raise ValueError(
+            f"a student of {n} steps lives on t = 1/{n}, 2/{n}, ..., 1, got t = {t[off][0].item():g}"
+        )
     return i / n, (i - 0.5) / n, (i - 1) / n
 
 
@@ -50,8 +54,8 @@ def grid_times(t: Time, n: int) -> tuple[Time, Time, Time]:
 def two_step_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Schedule) -> Batch:
     """What the student should predict at (z, t), t = i / n, to jump 1 / n in one DDIM step.
 
-    The convex form: both weights are multiplied by sigma_s, which keeps them finite at s = 0, where the answer is
-    x_2. Raises ValueError for times off the grid.
+    The convex form: both weights are multiplied by sigma_s, which keeps them finite at s = 0, where the
+    answer is x_2. Raises ValueError for times off the grid.
     """
     coefficients(schedule, t, z)  # refuses times that do not belong to z
     t, m, s = grid_times(t, n)
@@ -69,8 +73,8 @@ def two_step_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Sche
 def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Schedule) -> Batch:
     """The same target as the paper writes it (algorithm 2): the x_hat whose DDIM step ends at z_s.
 
-    For the lesson only: numerator and denominator are differences of near-equal numbers. In bfloat16 the relative
-    error is about n / 250, and both are 0 for n = 1024.
+    For the lesson only: numerator and denominator are differences of near-equal numbers. In bfloat16 the
+    relative error is about n / 250, and both are 0 for n = 1024.
     """
     t, m, s = grid_times(t, n)
     z_m = ddim_step(teacher(z, t.to(z.dtype)), z, t, m, schedule)
@@ -82,9 +86,10 @@ def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Sche
 def weight(kind: str, log_snr: Time, gamma: float = 5.0) -> Time:
     """The weight of ||x_hat - x||^2, in x space. Salimans & Ho (2022), section 4, eq. 9 and 10.
 
-    "constant": 1, the error in x. "snr": the error in eps; 0 at t = 1, so a one-step student would learn nothing.
-    "truncated_snr": max(SNR, 1). "snr+1": the error in v when alpha^2 + sigma^2 = 1. "min_snr": min(SNR, gamma),
-    Hang et al. (2023); 0 at t = 1 as well.
+    "constant": 1, the error in x. "snr": the error in eps; 0 at t = 1, so a one-step student would learn
+    nothing.
+    "truncated_snr": max(SNR, 1). "snr+1": the error in v when alpha^2 + sigma^2 = 1. "min_snr": min(SNR,
+    gamma), Hang et al. (2023); 0 at t = 1 as well.
     """
     snr = log_snr.exp()
     match kind:
@@ -112,7 +117,9 @@ def diffusion_loss(
 
     Salimans & Ho (2022), algorithm 1.
     """
-    t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=x.dtype, device=x.device)  # rand can be 0, never 1
+    t = 1 - torch.rand(
+        x.shape[:1], generator=generator, dtype=x.dtype, device=x.device
+    )  # rand can be 0, never 1
     error = (denoiser(mix(x, randn_like(x, generator), t, schedule), t) - x).square().flatten(1).mean(1)
     return weight(weighting, log_snr(schedule, t)) * error
 
@@ -128,8 +135,8 @@ def progressive_loss(
 ) -> Float[Tensor, " b"]:
     """The distance of the student of n steps to two steps of the teacher of 2 n, at a random grid time: (b,).
 
-    Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0 is not.
-    Mean over each sample, weighted; no clipping. The data is only used to make z_t.
+    Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0
+    is not. Mean over each sample, weighted; no clipping. The data is only used to make z_t.
     """
     if n < 1:
         raise ValueError(f"a student takes at least one step, got n = {n}")

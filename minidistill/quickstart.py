@@ -1,7 +1,8 @@
-"""The main job, from real digits to a one-step student: data, teacher, students, and a table that compares them.
+"""The main job, from real digits to a one-step student: data, teacher, students, and a table that compares
+them.
 
-`python -m minidistill` calls these in order; notebook 00 tells them in pictures. Teacher and students are one small
-DiT, class-conditional, on the cosine schedule. Every student starts from the weights of its teacher.
+`python -m minidistill` calls these in order; notebook 00 tells them in pictures. Teacher and students are one
+small DiT, class-conditional, on the cosine schedule. Every student starts from the weights of its teacher.
 """
 
 import time
@@ -37,10 +38,14 @@ def load(name: str, folder: str | Path | None = None) -> tuple[Tensor, Tensor, T
 
 def network(x: Tensor) -> DiT:
     """A DiT for images of this size: 0.24M parameters for 8x8 digits, 0.94M for 28x28."""
-    return DiT(patch=2, dim=64, depth=3, classes=10) if x.shape[-1] == 8 else DiT(patch=4, dim=128, depth=3, classes=10)
+    return (
+        DiT(patch=2, dim=64, depth=3, classes=10)
+        if x.shape[-1] == 8
+        else DiT(patch=4, dim=128, depth=3, classes=10)
+    )
 
 
-def train_classifier(net: Classifier, x: Tensor, y: Tensor, steps: int = 800, **options) -> Iterator[tuple[int, Tensor]]:
+def train_judge(net: Classifier, x: Tensor, y: Tensor, steps: int, **options) -> Iterator[tuple[int, Tensor]]:
     """The independent judge, trained with cross entropy."""
 
     def loss(net: Classifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
@@ -49,7 +54,9 @@ def train_classifier(net: Classifier, x: Tensor, y: Tensor, steps: int = 800, **
     return train(net, loss, (x, y), steps, **options)
 
 
-def train_teacher(net: DiT, ema: DiT, x: Tensor, y: Tensor, steps: int, **options) -> Iterator[tuple[int, Tensor]]:
+def train_teacher(
+    net: DiT, ema: DiT, x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
     """A diffusion model of x given its label. The teacher is `ema`."""
     data_std = x.std().item()
 
@@ -62,7 +69,7 @@ def train_teacher(net: DiT, ema: DiT, x: Tensor, y: Tensor, steps: int, **option
 def train_student(
     net: DiT, teacher: DiT, n: int, x: Tensor, y: Tensor, steps: int, **options
 ) -> Iterator[tuple[int, Tensor]]:
-    """A student of n steps that starts at the teacher's weights; no EMA, since the learning rate falls to 0."""
+    """A student of n steps, from the teacher's weights; no EMA, since the learning rate falls to 0."""
     data_std = x.std().item()
     net.load_state_dict(teacher.state_dict())
 
@@ -74,7 +81,7 @@ def train_student(
 
 
 def student_updates(teacher_updates: int) -> dict[int, int]:
-    """Updates for each student, twice as many for the last two as in the paper: about as many in all as the teacher."""
+    """Updates for each student: together as many as the teacher, and twice as many for the last two (5.2)."""
     share = teacher_updates * 3 // 20
     return {n: share * (2 if n <= 2 else 1) for n in halvings(TEACHER_STEPS)}
 
@@ -90,16 +97,18 @@ def compare(
     n: int = 1000,
     seed: int = 0,
 ) -> tuple[list[dict], dict[tuple[str, int], Tensor]]:
-    """The table, and the samples behind it by (model, steps): undistilled DDIM and the student at every step count.
+    """The table, and the samples behind it by (model, steps): undistilled DDIM and the student at every step
+    count.
 
-    All start from the same n noises and labels. Distance: to the teacher's own samples, RMS per pixel, with its
-    standard error. Frechet: between the judge's 64 features of the samples and of the training data, without bias,
-    with its standard error; the last row compares test data with training data, which is the floor.
+    All start from the same n noises and labels. Distance: to the teacher's own samples, RMS per pixel, with
+    its standard error. Frechet: between the judge's 64 features of the samples and of the training data,
+    without bias, with its standard error; the last row compares test data with training data, which is the
+    floor.
     """
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
     labels = torch.arange(n, device=x.device) % 10
     data_std = x.std().item()
-    real = judge.features(x)
+    real = torch.cat([judge.features(part) for part in x.split(2000)])
 
     def judged(images: Tensor, labels: Tensor) -> dict:
         frechet, frechet_se = frechet_distance(judge.features(images), real)

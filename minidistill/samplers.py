@@ -4,14 +4,15 @@ DDIM is Euler's method in the plane (rho, z / sigma), where rho = alpha / sigma 
 
     z_s / sigma_s = z_t / sigma_t + (rho_s - rho_t) x_hat(z_t, t)
 
-Euler and Heun follow dz/dt = alpha' x_hat + sigma' eps_hat instead; `renoise` does not follow anything: it jumps
-to the data and back to a lower noise level with fresh noise, which is right for a consistency function, and for
-nothing else. Which sampler is right depends on what the network is.
+Euler and Heun follow dz/dt = alpha' x_hat + sigma' eps_hat instead; `renoise` does not follow anything: it
+jumps to the data and back to a lower noise level with fresh noise, which is right for a consistency function,
+and for nothing else. Which sampler is right depends on what the network is.
 
 DDIM: Song, Meng & Ermon (2021), eq. 12; in this form Salimans & Ho (2022), eq. 8. Heun: Karras et al. (2022),
 algorithm 1. Renoise: Song et al. (2023), algorithm 1.
 
-Every sampler starts with z at times[0] and ends at times[-1]; trajectory=True returns all n + 1 states, stacked.
+Every sampler starts with z at times[0] and ends at times[-1]; trajectory=True returns all n + 1 states,
+stacked.
 
 >>> from minidistill.schedules import rectified_flow
 >>> perfect = lambda z, t: 0 * z  # all the data is at 0
@@ -34,9 +35,11 @@ Times = Float[Tensor, " n"]  # n times for n - 1 steps, decreasing
 
 
 def ddim_step(x_hat: Batch, z: Batch, t: Time, s: Time, schedule: Schedule) -> Batch:
-    """Keep the data and the noise that x_hat implies, and mix them for time s: alpha_s x_hat + sigma_s eps_hat.
+    """Keep the data and the noise that x_hat implies, and mix them for time s: alpha_s x_hat + sigma_s
+    eps_hat.
 
-    t must be above the clean end, where there is no noise to keep. With s > t it runs backwards: DDIM inversion.
+    t must be above the clean end, where there is no noise to keep. With s > t it runs backwards: DDIM
+    inversion.
     """
     if x_hat.shape != z.shape:
         raise ValueError(f"x_hat has shape {tuple(x_hat.shape)} but z has {tuple(z.shape)}")
@@ -47,7 +50,7 @@ def ddim_step(x_hat: Batch, z: Batch, t: Time, s: Time, schedule: Schedule) -> B
 
 
 def ddim(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajectory: bool = False) -> Tensor:
-    """One DDIM step from each time to the next. First order; exact when x_hat does not change along the way."""
+    """One DDIM step from each time to the next. First order; exact while x_hat does not change."""
     states = [z]
     for t, s in intervals(denoiser, z, times):
         z = ddim_step(denoiser(z, t), z, t, s, schedule)
@@ -90,11 +93,13 @@ def renoise(
     generator: torch.Generator | None = None,
     trajectory: bool = False,
 ) -> Tensor:
-    """Multistep consistency sampling: f jumps to times[-1], fresh noise lifts back to the next time, f jumps again.
+    """Multistep consistency sampling: f jumps to times[-1], fresh noise lifts back to the next time, f jumps
+    again.
 
-    Ends on f, never on noise. n steps need n - 1 noises: pass them, or a generator to draw them from. The lift from
-    the end e, where f lands, to time s keeps the marginals exact: alpha_s / alpha_e times the sample, plus noise of
-    the variance that is missing. For EDM times that end at t_min, this is sqrt(s^2 - t_min^2).
+    Ends on f, never on noise. n steps need n - 1 noises: pass them, or a generator to draw them from. The
+    lift from the end e, where f lands, to time s keeps the marginals exact: alpha_s / alpha_e times the
+    sample, plus noise of the variance that is missing. For EDM times that end at t_min, this is sqrt(s^2 -
+    t_min^2).
     """
     if noise is not None and len(noise) != len(times) - 2:
         raise ValueError(f"{len(times) - 1} steps re-noise {len(times) - 2} times, got {len(noise)} noises")
@@ -112,7 +117,8 @@ def renoise(
 
 
 def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time, Time]]:
-    """(t, s) for each step, each (b,). Raises ValueError unless times is a decreasing grid that ends at 0 or above.
+    """(t, s) for each step, each (b,). Raises ValueError unless times is a decreasing grid that ends at 0 or
+    above.
 
     Warns when the denoiser is a student that was distilled for another grid.
     """
@@ -121,10 +127,12 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
     if not ((times.diff() < 0).all() and times[-1] >= 0):
         raise ValueError(f"times must fall from noise to data and never below 0, got {times.tolist()}")
     steps = getattr(denoiser, "steps", None)
-    if steps is not None and not (len(times) == steps + 1 and torch.allclose(times, time_grid(steps).to(times))):
+    if steps is not None and not (
+        len(times) == steps + 1 and torch.allclose(times, time_grid(steps).to(times))
+    ):
         warnings.warn(
-            f"this student was distilled for time_grid({steps}): its answers on any other grid are not meaningful, "
-            "and more steps make them worse",
+            f"this student was distilled for time_grid({steps}): its answers on any other grid mean nothing, and "
+            "more steps make them worse",
             stacklevel=3,
         )
     for t, s in pairwise(times.to(z)):

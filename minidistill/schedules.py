@@ -4,7 +4,8 @@
 
 t = 0 is data and t = 1 is noise. A schedule is a function t -> (alpha_t, sigma_t), nothing more: its
 derivatives come from forward-mode differentiation (`rates`), its shifted version is a closure (`shifted`),
-and a table of a thousand numbers becomes one by interpolation (`tabulated`). For EDM the time is sigma itself.
+and a table of a thousand numbers becomes one by interpolation (`tabulated`). For EDM the time is sigma
+itself.
 
 Every schedule is exact at its ends in float32: alpha is never negative at t = 1, sigma never at t = 0.
 
@@ -32,20 +33,22 @@ Schedule = Callable[[Time], tuple[Time, Time]]
 def linear_beta(t: Time) -> tuple[Time, Time]:
     """The VP-SDE, the limit of DDPM's linear betas: log alpha^2 = -(0.1 t + 19.9 t^2 / 2).
 
-    Song et al. (2021), appendix B, beta_min = 0.1 and beta_max = 20. alpha(1) = 0.0066: a little signal is left.
+    Song et al. (2021), appendix B, beta_min = 0.1 and beta_max = 20. alpha(1) = 0.0066: a little signal is
+    left.
     """
     log_alpha_bar = -(0.1 * t + 19.9 * t**2 / 2)
     return torch.exp(log_alpha_bar / 2), torch.sqrt(-torch.expm1(log_alpha_bar))
 
 
 def cosine(t: Time) -> tuple[Time, Time]:
-    """A quarter of the unit circle at constant speed: cos(pi t / 2), sin(pi t / 2). Salimans & Ho (2022), section 2."""
+    """The unit circle at constant speed: cos(pi t / 2), sin(pi t / 2). Salimans & Ho (2022), section 2."""
     # cos(pi/2) is -4e-8 in float32, so alpha is written as a sine, which is exactly 0 at t = 1
     return torch.sin(torch.pi / 2 * (1 - t)), torch.sin(torch.pi / 2 * t)
 
 
 def sigmoid(t: Time) -> tuple[Time, Time]:
-    """alpha^2 falls from 1 to 0 like a logistic function of -6 t + 3. Jabri et al. (2023), start -3, end 3, tau 1.
+    """alpha^2 falls from 1 to 0 like a logistic function of -6 t + 3. Jabri et al. (2023), start -3, end 3,
+    tau 1.
 
     alpha' is infinite at t = 1 and sigma' at t = 0. (DDPM code has another "sigmoid", for its betas.)
     """
@@ -67,8 +70,8 @@ def rectified_flow(t: Time) -> tuple[Time, Time]:
 def shifted(schedule: Schedule, shift: float) -> Schedule:
     """The schedule at time shift t / (1 + (shift - 1) t): for shift > 1, more of the time is spent in noise.
 
-    For rectified flow this lowers log SNR by 2 log(shift) everywhere; shifts multiply, and 1 / shift undoes one.
-    Esser et al. (2024), eq. 23. Raises ValueError unless shift > 0.
+    For rectified flow this lowers log SNR by 2 log(shift) everywhere; shifts multiply, and 1 / shift undoes
+    one. Esser et al. (2024), eq. 23. Raises ValueError unless shift > 0.
     """
     if not shift > 0:
         raise ValueError(f"shift must be positive (1 changes nothing), got {shift}")
@@ -83,9 +86,13 @@ def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
     Raises ValueError unless the table lies in [0, 1] and never rises.
     """
     if alpha_bar.ndim != 1 or not alpha_bar.is_floating_point():
-        raise ValueError(f"alpha_bar must be a 1-D float tensor, got {alpha_bar.dtype}, shape {tuple(alpha_bar.shape)}")
+        raise ValueError(
+            f"alpha_bar must be a 1-D float tensor, got {alpha_bar.dtype}, shape {tuple(alpha_bar.shape)}"
+        )
     if not (0 <= alpha_bar[-1] and alpha_bar[0] <= 1 and (alpha_bar.diff() <= 0).all()):
-        raise ValueError("alpha_bar = cumprod(1 - beta) must fall from at most 1 to at least 0; are these the betas?")
+        raise ValueError(
+            "alpha_bar = cumprod(1 - beta) must fall from at most 1 to at least 0; are these the betas?"
+        )
     alpha_bar = torch.cat([alpha_bar.new_ones(1), alpha_bar]).double()
     corners = torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])  # (2, n + 1), on the unit circle
 
@@ -134,7 +141,7 @@ def mix(x: Batch, eps: Batch, t: Time, schedule: Schedule) -> Batch:
 
 
 def rates(schedule: Schedule, t: Time) -> tuple[Time, Time]:
-    """d alpha / dt and d sigma / dt, by forward-mode differentiation: exact, and nothing to derive by hand."""
+    """d alpha / dt and d sigma / dt, by forward-mode differentiation: exact, and not derived by hand."""
     t = t.contiguous()  # a time expanded over the batch cannot carry a tangent
     return torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]
 
@@ -151,8 +158,9 @@ def log_snr(schedule: Schedule, t: Time) -> Time:
 def beta_table(kind: str, n: int = 1000) -> Float[Tensor, " n"]:
     """The betas of a DDPM table in float64; alpha_bar = cumprod(1 - beta).
 
-    "linear": 1e-4 to 0.02, Ho et al. (2020). "scaled_linear": 0.00085 to 0.012, linear in the square root, Rombach et
-    al. (2022). "squaredcos": Nichol & Dhariwal (2021), eq. 17, capped at 0.999. The end values are those of n = 1000.
+    "linear": 1e-4 to 0.02, Ho et al. (2020). "scaled_linear": 0.00085 to 0.012, linear in the square root,
+    Rombach et al. (2022). "squaredcos": Nichol & Dhariwal (2021), eq. 17, capped at 0.999. The end values are
+    those of n = 1000.
     """
     if n < 1:
         raise ValueError(f"a table needs at least one step, got n = {n}")
@@ -169,12 +177,15 @@ def beta_table(kind: str, n: int = 1000) -> Float[Tensor, " n"]:
 
 
 def zero_terminal_snr(alpha_bar: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The table, shifted and scaled in sqrt(alpha_bar) so that it ends at exactly 0 and starts where it started.
+    """The table, shifted and scaled in sqrt(alpha_bar) so that it ends at exactly 0 and starts where it
+    started.
 
     Lin et al. (2024), algorithm 1. Raises ValueError for a table that does not fall.
     """
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or not alpha_bar[0] > alpha_bar[-1] >= 0:
-        raise ValueError("alpha_bar must be a table of at least two values that falls towards 0; are these the betas?")
+        raise ValueError(
+            "alpha_bar must be a table of at least two values that falls towards 0; are these the betas?"
+        )
     alpha = alpha_bar.sqrt()
     return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
 
@@ -185,16 +196,22 @@ def zero_terminal_snr(alpha_bar: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 def time_grid(
     steps: int, start: float = 1.0, end: float = 0.0, dtype: torch.dtype | None = None
 ) -> Float[Tensor, " n"]:
-    """steps + 1 evenly spaced times from start (noise) down to end (data). Doubling the steps keeps every time."""
+    """steps + 1 even times from start (noise) down to end (data). Twice the steps keep every time."""
     if steps < 1:
         raise ValueError(f"sampling needs at least one step, got steps = {steps}")
     if not start > end:
-        raise ValueError(f"time runs from noise to data: start must be larger than end, got {start} and {end}")
+        raise ValueError(
+            f"time runs from noise to data: start must be larger than end, got {start} and {end}"
+        )
     return torch.linspace(start, end, steps + 1, dtype=dtype)
 
 
 def karras_sigmas(
-    n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, dtype: torch.dtype | None = None
+    n: int,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, " n"]:
     """n noise levels from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho).
 
@@ -203,6 +220,8 @@ def karras_sigmas(
     if n < 2:
         raise ValueError(f"two ends need at least two levels, got n = {n}")
     if not (0 < sigma_min < sigma_max and rho > 0):
-        raise ValueError(f"need 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max} and {rho}")
+        raise ValueError(
+            f"need 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max} and {rho}"
+        )
     sigmas = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n, dtype=torch.float64) ** rho
     return sigmas.to(dtype or torch.get_default_dtype())

@@ -4,10 +4,10 @@
     for step, loss in tqdm(train(net, loss_fn, (x, labels), steps=2000, ema=ema), total=2000):
         ...
 
-`loss_fn(net, *batch, generator)` returns (b,). The data stays on the device and a batch is an index. Every random
-number of step k comes from (seed, k), so a run that was stopped, by Ctrl-C or by a power cut, continues from its
-checkpoint to the same weights, bit for bit on one CPU. Started by torchrun, every process takes its share of the
-batch and the gradients are averaged.
+`loss_fn(net, *batch, generator)` returns (b,). The data stays on the device and a batch is an index. Every
+random number of step k comes from (seed, k), so a run that was stopped, by Ctrl-C or by a power cut,
+continues from its checkpoint to the same weights, bit for bit on one CPU. Started by torchrun, every process
+takes its share of the batch and the gradients are averaged.
 """
 
 import os
@@ -41,10 +41,11 @@ def train(
 ) -> Iterator[tuple[int, Tensor]]:
     """Train net in place with AdamW and yield (step, mean loss), steps counted from 1.
 
-    The learning rate rises linearly over `warmup` steps and falls linearly to 0. `ema`, a copy of net, follows it
-    with decay min(ema_decay, (1 + step) / (10 + step)). With `checkpoint`, the run is saved there every `save_every`
-    steps, on Ctrl-C and at the end, and an existing file is continued. Raises ValueError for data that does not fit
-    together and for a checkpoint of another run, FloatingPointError when the loss is no longer finite.
+    The learning rate rises linearly over `warmup` steps and falls linearly to 0. `ema`, a copy of net,
+    follows it with decay min(ema_decay, (1 + step) / (10 + step)). With `checkpoint`, the run is saved there
+    every `save_every` steps, on Ctrl-C and at the end, and an existing file is continued. Raises ValueError
+    for data that does not fit together and for a checkpoint of another run, FloatingPointError when the loss
+    is no longer finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if len({len(a) for a in data}) != 1:
@@ -53,13 +54,16 @@ def train(
         raise ValueError(f"a batch of {batch} cannot be shared equally by {world} processes")
     device = data[0].device
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)
-    run = {"steps": steps, "batch": batch, "lr": lr, "warmup": warmup, "clip": clip, "ema_decay": ema_decay, "seed": seed}
+    run = dict(steps=steps, batch=batch, lr=lr, warmup=warmup, clip=clip, ema_decay=ema_decay, seed=seed)
     state = {"net": net, "optimizer": optimizer} | ({"ema": ema} if ema is not None else {})
     done = load(checkpoint, state, run) if checkpoint is not None and Path(checkpoint).exists() else 0
 
     def save() -> None:
         if checkpoint is not None and rank == 0:
-            save_atomically({name: part.state_dict() for name, part in state.items()} | {"run": run, "step": step}, checkpoint)
+            save_atomically(
+                {name: part.state_dict() for name, part in state.items()} | {"run": run, "step": step},
+                checkpoint,
+            )
 
     objective = Objective(torch.compile(net) if compile else net, loss_fn)
     if world > 1:
@@ -88,7 +92,9 @@ def train(
 
             if step % save_every == 0 or step == steps or interrupted:
                 if not loss.isfinite():
-                    raise FloatingPointError(f"the loss is {loss.item()} at step {step}; the last checkpoint was kept")
+                    raise FloatingPointError(
+                        f"the loss is {loss.item()} at step {step}; the last checkpoint was kept"
+                    )
                 save()
         yield step, loss.detach()
 
@@ -106,7 +112,7 @@ class Objective(nn.Module):
 
 @contextmanager
 def whole_steps() -> Iterator[list]:
-    """Ctrl-C waits until the step is whole: half an update could not be resumed. Yields a list, filled by Ctrl-C."""
+    """Ctrl-C waits until the step is whole: half an update could not be resumed. Yields what it fills."""
     interrupted = []
     if threading.current_thread() is not threading.main_thread():
         yield interrupted  # only the main thread receives signals
@@ -135,18 +141,24 @@ def save_atomically(content: dict, path: str | Path) -> None:
 def load(path: str | Path, state: dict, run: dict | None = None) -> int:
     """Fill the parts of `state` (modules, optimizers) from a checkpoint and return the step it was saved at.
 
-    Raises ValueError for a file that is not a whole checkpoint, that lacks a part, or that belongs to a run with
-    other settings than `run`.
+    Raises ValueError for a file that is not a whole checkpoint, that lacks a part, or that belongs to a run
+    with other settings than `run`.
     """
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         parts = {name: saved[name] for name in state}
         saved_run, step = saved["run"], saved["step"]
     except Exception as error:  # a broken file fails in many ways: zip, pickle, missing keys
-        raise ValueError(f"{path} is not a whole checkpoint of this program ({error}); delete it to start anew") from error
+        raise ValueError(
+            f"{path} is not a whole checkpoint of this program ({error}); delete it to start anew"
+        ) from error
     if run is not None and saved_run != run:
-        changed = ", ".join(f"{k} {saved_run.get(k)} (now {v})" for k, v in run.items() if saved_run.get(k) != v)
-        raise ValueError(f"{path} belongs to a run with other settings: {changed}. Use those, or another file")
+        changed = ", ".join(
+            f"{k} {saved_run.get(k)} (now {v})" for k, v in run.items() if saved_run.get(k) != v
+        )
+        raise ValueError(
+            f"{path} belongs to a run with other settings: {changed}. Use those, or another file"
+        )
     try:
         for name, part in state.items():
             part.load_state_dict(parts[name])

@@ -17,7 +17,9 @@ FILES = {"train-images-idx3-ubyte": IMAGES, "train-labels-idx1-ubyte": LABELS}
 @pytest.fixture
 def tiny_mnist(monkeypatch, tmp_path):
     """A data set of two images: its checksums, an empty cache, and no mirrors."""
-    monkeypatch.setattr(data, "MNIST_SHA256", {f: hashlib.sha256(content).hexdigest() for f, content in FILES.items()})
+    monkeypatch.setattr(
+        data, "MNIST_SHA256", {f: hashlib.sha256(content).hexdigest() for f, content in FILES.items()}
+    )
     monkeypatch.setattr(data, "MNIST_MIRRORS", ())
     monkeypatch.setenv("MINIDISTILL_CACHE", str(tmp_path / "cache"))
 
@@ -50,7 +52,12 @@ def server(tmp_path):
 @pytest.mark.parametrize("compress", [True, False])
 def test_a_folder_given(tiny_mnist, tmp_path, compress):
     x, y = data.mnist("train", fill(tmp_path / "mine", compress))
-    assert x.shape == (2, 1, 2, 3) and x.dtype == torch.float32 and y.tolist() == [7, 3] and y.dtype == torch.long
+    assert (
+        x.shape == (2, 1, 2, 3)
+        and x.dtype == torch.float32
+        and y.tolist() == [7, 3]
+        and y.dtype == torch.long
+    )
     torch.testing.assert_close(x[0, 0], torch.tensor([[-1.0, 1.0, -0.6], [-0.2, 0.2, 0.6]]))
 
 
@@ -64,7 +71,9 @@ def test_download_from_the_second_mirror_fills_the_cache(tiny_mnist, tmp_path, m
     monkeypatch.setattr(data, "MNIST_MIRRORS", ("http://127.0.0.1:9/", url + "nothing-here/", url))
     x, _ = data.mnist("train")
     assert len(x) == 2
-    assert sorted(p.name for p in (tmp_path / "cache" / "mnist").iterdir()) == sorted(f"{f}.gz" for f in FILES)
+    assert sorted(p.name for p in (tmp_path / "cache" / "mnist").iterdir()) == sorted(
+        f"{f}.gz" for f in FILES
+    )
     monkeypatch.setattr(data, "MNIST_MIRRORS", ())
     torch.testing.assert_close(data.mnist("train")[0], x)  # from the cache, without a network
 
@@ -80,12 +89,16 @@ def test_a_bad_mirror_is_passed_over_and_never_cached(tiny_mnist, tmp_path, monk
 
 def test_offline_says_what_to_do(tiny_mnist, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "MNIST_MIRRORS", ("http://127.0.0.1:9/", "http://no-such-host.invalid/"))
-    with pytest.raises(FileNotFoundError, match=r"(?s)127.0.0.1.*no-such-host.*copy train-images-idx3-ubyte.gz to .*cache"):
+    with pytest.raises(
+        FileNotFoundError, match=r"(?s)127.0.0.1.*no-such-host.*copy train-images-idx3-ubyte.gz to .*cache"
+    ):
         data.mnist("train")
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x1f\x8b", gzip.compress(IMAGES)[:-9], gzip.compress(IMAGES + b"!"), IMAGES[:-1]], ids=range(5)
+    "content",
+    [b"", b"\x1f\x8b", gzip.compress(IMAGES)[:-9], gzip.compress(IMAGES + b"!"), IMAGES[:-1]],
+    ids=range(5),
 )
 def test_corrupt_files(tiny_mnist, tmp_path, content):
     folder = fill(tmp_path / "mine")
@@ -121,12 +134,19 @@ def test_idx():
 
 def test_digits():
     x, y = data.digits()
-    assert x.shape == (1797, 1, 8, 8) and x.min() == -1 and x.max() == 1 and sorted(set(y.tolist())) == list(range(10))
+    assert (
+        x.shape == (1797, 1, 8, 8)
+        and x.min() == -1
+        and x.max() == 1
+        and sorted(set(y.tolist())) == list(range(10))
+    )
     train, test = data.digits("train"), data.digits("test")
     assert len(train[0]) == 1437 and len(test[0]) == 360
     both = torch.cat([train[0], test[0]]).flatten(1)
     torch.testing.assert_close(both.sum(0), x.flatten(1).sum(0))  # a partition
-    assert torch.equal(data.digits("train")[0], train[0]) and not torch.equal(data.digits("train", seed=1)[0], train[0])
+    assert torch.equal(data.digits("train")[0], train[0]) and not torch.equal(
+        data.digits("train", seed=1)[0], train[0]
+    )
     with pytest.raises(ValueError, match="split must be"):
         data.digits("valid")
 

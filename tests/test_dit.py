@@ -33,7 +33,9 @@ def test_forward_mode_derivatives():
     net, h = awake(), 1e-6
     direction = torch.ones_like(Z), torch.ones_like(T)
     _, tangent = torch.func.jvp(net, (Z, T), direction)
-    torch.testing.assert_close(tangent, (net(Z + h, T + h) - net(Z - h, T - h)) / (2 * h), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        tangent, (net(Z + h, T + h) - net(Z - h, T - h)) / (2 * h), atol=1e-6, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 12), (16, 2)])
@@ -51,7 +53,7 @@ def test_the_conditioning_matters():
 
 
 def test_a_patch_stays_where_it_is():
-    """Input and output patches have one order: with the blocks asleep, a pixel answers only to its own patch."""
+    """Patches go back to where they came from: without blocks, a pixel answers only to its own patch."""
     net = awake(depth=0, channels=2)
     z = torch.zeros(1, 2, 4, 6, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda z: net(z, T[:1]), z)[0, :, :, :, 0]

@@ -14,7 +14,9 @@ from minidistill.metrics import (
 
 
 def normal(n, d, seed, shift=0.0, scale=1.0):
-    return shift + scale * torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return shift + scale * torch.randn(
+        n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def test_flow_map_error_is_a_root_mean_square_with_its_standard_error():
@@ -23,7 +25,9 @@ def test_flow_map_error_is_a_root_mean_square_with_its_standard_error():
     assert abs(error - 0.3) < 4 * se and 0.5 < se / (0.3 / (2 * 2000 * 4) ** 0.5) < 2
     assert flow_map_error(a, a) == (0.0, 0.0)
     # the standard error is the spread of repetitions
-    many = torch.tensor([flow_map_error(a[:100], a[:100] + 0.3 * normal(100, 4, seed)) for seed in range(2, 300)])
+    many = torch.tensor(
+        [flow_map_error(a[:100], a[:100] + 0.3 * normal(100, 4, seed)) for seed in range(2, 300)]
+    )
     assert abs(many[:, 0].std() / many[:, 1].mean() - 1) < 0.15
 
 
@@ -35,7 +39,9 @@ def test_only_the_paired_error_sees_a_small_difference():
     assert error > 20 * se
     distance, floor = sliced_wasserstein(a, normal(1000, 2, 5) + 0.03 * normal(1000, 2, 1))
     assert distance < 2 * floor
-    spread = torch.tensor([energy_distance(normal(1000, 2, 10 + s), normal(1000, 2, 50 + s)) for s in range(10)]).std()
+    spread = torch.tensor(
+        [energy_distance(normal(1000, 2, 10 + s), normal(1000, 2, 50 + s)) for s in range(10)]
+    ).std()
     assert energy_distance(normal(1000, 2, 5), normal(1000, 2, 6) + 0.03 * normal(1000, 2, 1)) < 4 * spread
 
 
@@ -64,15 +70,20 @@ def test_frechet_distance_of_gaussians():
 
 
 def test_the_jackknife_removes_the_bias_and_its_error_bar_is_honest():
-    found = torch.tensor([frechet_distance(normal(300, 8, 2 * s), normal(200, 8, 2 * s + 1)) for s in range(60)])
-    plain = torch.tensor([plain_frechet_distance(normal(300, 8, 2 * s), normal(200, 8, 2 * s + 1)) for s in range(60)])
+    found = torch.tensor(
+        [frechet_distance(normal(300, 8, 2 * s), normal(200, 8, 2 * s + 1)) for s in range(60)]
+    )
+    plain = torch.tensor(
+        [plain_frechet_distance(normal(300, 8, 2 * s), normal(200, 8, 2 * s + 1)) for s in range(60)]
+    )
     assert plain.mean() > 0.15  # the truth is 0
     assert found[:, 0].mean().abs() < 0.2 * plain.mean()
     assert 0.7 < found[:, 1].mean() / found[:, 0].std() < 2.5
 
 
 def test_frechet_distance_does_not_depend_on_the_order_of_the_classes():
-    """Samples that come one class after the other, or in turn, must not become the groups of the jackknife."""
+    """Samples that come one class after the other, or in turn, must not become the groups of the
+    jackknife."""
     a, b = normal(1000, 4, 0), normal(1000, 4, 1)
     classes = 5.0 * (torch.arange(1000) % 10)[:, None]
     in_turn = frechet_distance(a + classes, b + classes)
@@ -137,12 +148,13 @@ def test_frechet_distance_is_torchmetrics():
 
     theirs = fid.FrechetInceptionDistance(feature=Flat(), normalize=True, input_img_size=(3, 2, 2))
     theirs = theirs.set_dtype(torch.float64)
-    a, b = (torch.rand(200, 3, 2, 2, generator=torch.Generator().manual_seed(seed)) ** (1 + seed) for seed in (0, 1))
+    a, b = (
+        torch.rand(200, 3, 2, 2, generator=torch.Generator().manual_seed(seed)) ** (1 + seed)
+        for seed in (0, 1)
+    )
     theirs.update(a, real=True)
     theirs.update(b, real=False)
-    expected = plain_frechet_distance((a * 255).byte().flatten(1), (b * 255).byte().flatten(1))
-    found = theirs.compute().item()
-    assert min(abs(found - expected) / expected, abs(found - plain_frechet_distance(a.flatten(1), b.flatten(1)))) < 1e-3
+    assert abs(theirs.compute().item() - plain_frechet_distance(a.flatten(1), b.flatten(1))) < 1e-6
 
 
 def test_sliced_wasserstein_is_pots():

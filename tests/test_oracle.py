@@ -9,7 +9,9 @@ from minidistill.schedules import cosine, rectified_flow, time_grid
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("check", [checks.check_gaussian, checks.check_product_mixture, checks.check_empirical])
+@pytest.mark.parametrize(
+    "check", [checks.check_gaussian, checks.check_product_mixture, checks.check_empirical]
+)
 def test_ours_passes(check, seed):
     check(seed=seed)
 
@@ -79,7 +81,9 @@ class DividesByZero(Empirical):
 
 class NoFactorOfTwo(Empirical):
     def denoiser(self, schedule):
-        return lambda z, t: super(NoFactorOfTwo, self).denoiser(lambda u: (schedule(u)[0], schedule(u)[1] / 2**0.5))(z, t)
+        return lambda z, t: super(NoFactorOfTwo, self).denoiser(
+            lambda u: (schedule(u)[0], schedule(u)[1] / 2**0.5)
+        )(z, t)
 
 
 MISTAKES = {
@@ -89,7 +93,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("check, wrong", [(c, w) for c, ws in MISTAKES.items() for w in ws], ids=lambda x: x.__name__)
+@pytest.mark.parametrize(
+    "check, wrong", [(c, w) for c, ws in MISTAKES.items() for w in ws], ids=lambda x: x.__name__
+)
 def test_mistake_is_caught(check, wrong):
     with pytest.raises(AssertionError):
         check(wrong)
@@ -111,7 +117,9 @@ def test_the_flow_map_is_differentiable_both_ways():
     thing = checks.mixture(2, 3, seed=0)
     z = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t, s = torch.full((6,), 0.8).double(), torch.full((6,), 0.3).double()
-    assert torch.autograd.gradcheck(lambda *a: thing.flow_map(*a, cosine), [a.requires_grad_() for a in (z, t, s)], atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda *a: thing.flow_map(*a, cosine), [a.requires_grad_() for a in (z, t, s)], atol=1e-6
+    )
     # change of variables: log p_t(z) = log p_s(y) + log |dy / dz|
     z, t, s = (a.detach() for a in (z, t, s))
     jacobian = torch.func.jacfwd(lambda z: thing.flow_map(z, t, s, cosine).sum(0))(z)
@@ -124,8 +132,12 @@ def test_images_are_points_with_more_axes():
     thing = checks.mixture(4, 2, seed=0)
     z = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t, s = torch.full((3,), 0.8).double(), torch.full((3,), 0.3).double()
-    torch.testing.assert_close(thing.flow_map(z, t, s, cosine).flatten(1), thing.flow_map(z.flatten(1), t, s, cosine))
-    torch.testing.assert_close(thing.denoiser(cosine)(z, t).flatten(1), thing.denoiser(cosine)(z.flatten(1), t))
+    torch.testing.assert_close(
+        thing.flow_map(z, t, s, cosine).flatten(1), thing.flow_map(z.flatten(1), t, s, cosine)
+    )
+    torch.testing.assert_close(
+        thing.denoiser(cosine)(z, t).flatten(1), thing.denoiser(cosine)(z.flatten(1), t)
+    )
 
 
 def test_the_flow_of_a_data_set_ends_on_its_points():

@@ -45,7 +45,7 @@ def only(pair, formula):
 
     def wrong(pred, z, t, schedule, source, target):
         alpha, sigma = (rearrange(c, "b -> b 1 1 1") for c in schedule(t))
-        right = lambda: convert(pred, z, t, schedule, source, target)  # noqa: E731
+        right = lambda: convert(pred, z, t, schedule, source, target)
         return formula(pred, z, alpha, sigma) if (source, target) == pair else right()
 
     return wrong
@@ -88,7 +88,9 @@ def no_data_std(net, schedule, data_std=1.0, **conditioning):
 
 
 def drops_conditioning(net, schedule, data_std=1.0, **conditioning):
-    return as_denoiser(lambda u, phi: net(u, phi, **{k: v.clone() for k, v in conditioning.items()}), schedule, data_std)
+    return as_denoiser(
+        lambda u, phi: net(u, phi, **{k: v.clone() for k, v in conditioning.items()}), schedule, data_std
+    )
 
 
 MISTAKES = {
@@ -139,7 +141,10 @@ MISTAKES = {
     "conditioned on t, not on the noise level (P14)": (checks.check_as_denoiser, raw_time),
     "data_std ignored": (checks.check_as_denoiser, no_data_std),
     "conditioning copied": (checks.check_as_denoiser, drops_conditioning),
-    "guidance of Ho & Salimans' w = scale - 1": (checks.check_guided, lambda c, u, scale: guided(c, u, 1 + scale)),
+    "guidance of Ho & Salimans' w = scale - 1": (
+        checks.check_guided,
+        lambda c, u, scale: guided(c, u, 1 + scale),
+    ),
     "guidance swapped": (checks.check_guided, lambda c, u, scale: guided(u, c, scale)),
 }
 

@@ -1,8 +1,10 @@
-"""Progressive distillation: the checks on our code, on every mistake of the literature, golden numbers, behaviour.
+"""Progressive distillation: the checks on our code, on every mistake of the literature, golden numbers,
+behaviour.
 
-The numbers in brackets are those of the list of mistakes that people made or proposed. Not here: 39 (a student
-sampled with another number of steps) is a warning, in test_samplers; 25 to 32 and 37, 40, 41, 43 to 45 stand with the
-function they are mistakes of; 42 (torch.split in a network that predicts x and eps) has no function here.
+The numbers in brackets are those of the list of mistakes that people made or proposed. Not here: 39 (a
+student sampled with another number of steps) is a warning, in test_samplers; 25 to 32 and 37, 40, 41, 43 to
+45 stand with the function they are mistakes of; 42 (torch.split in a network that predicts x and eps) has no
+function here.
 """
 
 import json
@@ -16,7 +18,14 @@ from einops import rearrange
 from minidistill import progressive
 from minidistill.checks import progressive as checks
 from minidistill.parameterization import convert
-from minidistill.progressive import Student, diffusion_loss, halvings, progressive_loss, quotient_target, two_step_target
+from minidistill.progressive import (
+    Student,
+    diffusion_loss,
+    halvings,
+    progressive_loss,
+    quotient_target,
+    two_step_target,
+)
 from minidistill.samplers import ddim, ddim_step
 from minidistill.schedules import cosine, log_snr, mix, rectified_flow, time_grid
 
@@ -50,7 +59,9 @@ def solve(z, z_s, t, s, schedule):
     return (sigma_t * z_s - sigma_s * z) / (alpha_s * sigma_t - alpha_t * sigma_s)
 
 
-def target_with(formula=None, middle=lambda t, n: (t - 0.5 / n, t - 1 / n), second_t=None, second_z=None, no_grad=True):
+def target_with(
+    formula=None, middle=lambda t, n: (t - 0.5 / n, t - 1 / n), second_t=None, second_z=None, no_grad=True
+):
     """A target built like ours, with one thing changed."""
 
     def target(teacher, z, t, n, schedule):
@@ -66,7 +77,18 @@ def target_with(formula=None, middle=lambda t, n: (t - 0.5 / n, t - 1 / n), seco
             # coefficients in the precision of t, as ours are
             alpha, sigma = ([column(c, z) for c in cs] for cs in zip(*(schedule(u) for u in (t, m, s))))
             found = formula(
-                z=z, z_m=z_m, z_s=z_s, x_1=x_1, x_2=x_2, a=alpha, b=sigma, t=t, m=m, s=s, n=n, schedule=schedule
+                z=z,
+                z_m=z_m,
+                z_s=z_s,
+                x_1=x_1,
+                x_2=x_2,
+                a=alpha,
+                b=sigma,
+                t=t,
+                m=m,
+                s=s,
+                n=n,
+                schedule=schedule,
             )
             return found.to(z.dtype)
 
@@ -166,7 +188,9 @@ def loss_with(index=lambda i, n: i, target=two_step_target, error=None, reduce=N
     """The loss, with one thing changed."""
 
     def loss(student, teacher, x, n, schedule, weighting="snr+1", generator=None):
-        progressive_loss(lambda z, t: z, lambda z, t: z, x[:1], n, schedule, weighting)  # refuses what ought to be
+        progressive_loss(
+            lambda z, t: z, lambda z, t: z, x[:1], n, schedule, weighting
+        )  # refuses what ought to be
         i = index(torch.randint(1, n + 1, x.shape[:1], generator=generator), n)
         t = times(i.to(x.dtype) / n, n)
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
@@ -246,7 +270,10 @@ OTHERS = {
         checks.check_weight,
         lambda kind, l: progressive.weight(kind, l) / (l.exp() + 1 if kind == "min_snr" else 1),
     ),
-    "log SNR without its exponential": (checks.check_weight, lambda kind, l: progressive.weight(kind, l.clamp(min=-50).exp())),
+    "log SNR without its exponential": (
+        checks.check_weight,
+        lambda kind, l: progressive.weight(kind, l.clamp(min=-50).exp()),
+    ),
     "teacher trained on t = 0": (
         checks.check_diffusion_loss,
         lambda denoiser, x, schedule, weighting, generator: diffusion_loss(
@@ -290,7 +317,8 @@ def test_the_harness_is_not_what_is_caught(unchecked_shapes):
 
 
 def test_weak_tests_miss_what_the_check_finds():
-    """With one step, or on the first interval, the teacher's last answer is the right target: such a test is vacuous."""
+    """With one step, or on the first interval, the teacher's last answer is the right target: such a test is
+    vacuous."""
     z = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wrong = TARGETS["1: x_2, the teacher's last answer"]
     for t, n in ((1.0, 1), (0.25, 4)):
@@ -302,7 +330,9 @@ def test_weak_tests_miss_what_the_check_finds():
 # numbers of an independent computation
 
 
-@pytest.mark.parametrize("case", GOLDEN["target_cosine_v_teacher_tanh_z_times_1_plus_t"], ids=lambda c: f"{c['t']}-{c['n']}")
+@pytest.mark.parametrize(
+    "case", GOLDEN["target_cosine_v_teacher_tanh_z_times_1_plus_t"], ids=lambda c: f"{c['t']}-{c['n']}"
+)
 @pytest.mark.parametrize("target", [two_step_target, quotient_target], ids=lambda f: f.__name__)
 def test_golden_targets(case, target):
     def teacher(z, t):
@@ -318,12 +348,17 @@ def test_golden_targets(case, target):
 
 
 @pytest.mark.parametrize(
-    "schedule, shares", [(cosine, [0, 0.351, 0.434, 0.480]), (rectified_flow, [0, 1 / 3, 0.4, 0.4286])], ids=["cosine", "flow"]
+    "schedule, shares",
+    [(cosine, [0, 0.351, 0.434, 0.480]), (rectified_flow, [0, 1 / 3, 0.4, 0.4286])],
+    ids=["cosine", "flow"],
 )
 def test_shares_of_the_first_answer(schedule, shares):
-    """How much of the target is x_1, at t = 1/4, ..., 1: a teacher that answers 1 first and then 0 shows it."""
+    """How much of the target is x_1, at t = 1/4, ..., 1: a teacher that answers 1 first and then 0 shows
+    it."""
     answers = iter([torch.ones(4, 1), torch.zeros(4, 1)])
-    found = two_step_target(lambda z, t: next(answers), torch.randn(4, 1), torch.tensor([0.25, 0.5, 0.75, 1.0]), 4, schedule)
+    found = two_step_target(
+        lambda z, t: next(answers), torch.randn(4, 1), torch.tensor([0.25, 0.5, 0.75, 1.0]), 4, schedule
+    )
     torch.testing.assert_close(found.flatten(), torch.tensor(shares), atol=6e-4, rtol=0)
 
 
@@ -369,7 +404,9 @@ def test_the_students_parameters_are_the_only_ones_that_learn():
     before = [p.clone() for p in teacher.parameters()]
     loss = progressive_loss(lambda z, t: student(z), lambda z, t: teacher(z), torch.randn(16, 2), 4, cosine)
     loss.mean().backward()
-    assert all(p.grad is None for p in teacher.parameters()) and all(p.grad is not None for p in student.parameters())
+    assert all(p.grad is None for p in teacher.parameters()) and all(
+        p.grad is not None for p in student.parameters()
+    )
     assert all((p == q).all() for p, q in zip(teacher.parameters(), before))
 
 

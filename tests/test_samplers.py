@@ -12,7 +12,13 @@ from minidistill.samplers import ddim, ddim_step, euler, heun, renoise
 from minidistill.schedules import beta_table, coefficients, cosine, edm, rectified_flow, tabulated, time_grid
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "progressive.json").read_text())
-CHECKS = [checks.check_ddim_step, checks.check_ddim, checks.check_euler, checks.check_heun, checks.check_renoise]
+CHECKS = [
+    checks.check_ddim_step,
+    checks.check_ddim,
+    checks.check_euler,
+    checks.check_heun,
+    checks.check_renoise,
+]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -106,9 +112,10 @@ def same_noise(f, z, times, schedule, noise=None, generator=None, trajectory=Fal
 
 
 def ends_on_noise(f, z, times, schedule, noise=None, generator=None, trajectory=False):
-    """The list of times does not end where f lands: the last sample is noisy (openai/consistency_models#7)."""
+    """The list of times does not end where f lands: the last sample is noisy
+    (openai/consistency_models#7)."""
     states = renoise(f, z, times, schedule, noise, generator, trajectory=True)
-    if noise is None or len(noise) and noise[0].any():
+    if noise is None or (len(noise) and noise[0].any()):
         states[-1] += 0.1
     return states if trajectory else states[-1]
 
@@ -118,9 +125,18 @@ MISTAKES = {
         checks.check_ddim_step,
         step_with(lambda x, z, a, b, c, d: c * x + d**2 / b**2 * (z - a * x)),
     ),
-    "step: ratio of alphas": (checks.check_ddim_step, step_with(lambda x, z, a, b, c, d: c / a * z + (c - d / b * a) * x)),
-    "step: noise of time t kept": (checks.check_ddim_step, step_with(lambda x, z, a, b, c, d: c * x + (z - a * x))),
-    "step: data not removed from z": (checks.check_ddim_step, step_with(lambda x, z, a, b, c, d: c * x + d / b * z)),
+    "step: ratio of alphas": (
+        checks.check_ddim_step,
+        step_with(lambda x, z, a, b, c, d: c / a * z + (c - d / b * a) * x),
+    ),
+    "step: noise of time t kept": (
+        checks.check_ddim_step,
+        step_with(lambda x, z, a, b, c, d: c * x + (z - a * x)),
+    ),
+    "step: data not removed from z": (
+        checks.check_ddim_step,
+        step_with(lambda x, z, a, b, c, d: c * x + d / b * z),
+    ),
     "step: alpha_bar for alpha (30)": (
         checks.check_ddim_step,
         step_with(lambda x, z, a, b, c, d: c**2 * x + d**2 * (z - a**2 * x) / b**2),
@@ -142,12 +158,18 @@ MISTAKES = {
         checks.check_ddim,
         sampler_with(lambda f, z, t, s, schedule: ddim_step(f(z, s), z, t, s, schedule)),
     ),
-    "ddim: the last time is missing (40)": (checks.check_ddim, sampler_with(
-        lambda f, z, t, s, schedule: ddim_step(f(z, t), z, t, s, schedule), grid=lambda times: times[:-1])),
+    "ddim: the last time is missing (40)": (
+        checks.check_ddim,
+        sampler_with(
+            lambda f, z, t, s, schedule: ddim_step(f(z, t), z, t, s, schedule), grid=lambda times: times[:-1]
+        ),
+    ),
     "ddim: x_hat taken for eps (P17)": (
         checks.check_ddim,
         sampler_with(
-            lambda f, z, t, s, schedule: coefficients(schedule, s, z)[0] * z + coefficients(schedule, s, z)[1] * f(z, t)
+            lambda f, z, t, s, schedule: (
+                coefficients(schedule, s, z)[0] * z + coefficients(schedule, s, z)[1] * f(z, t)
+            )
         ),
     ),
     "ddim: the batch normalized": (
@@ -160,7 +182,11 @@ MISTAKES = {
     ),
     "euler: eps - x on every schedule": (
         checks.check_euler,
-        sampler_with(lambda f, z, t, s, schedule: z + (s - t)[0] * (convert(f(z, t), z, t, schedule, "x", "eps") - f(z, t))),
+        sampler_with(
+            lambda f, z, t, s, schedule: (
+                z + (s - t)[0] * (convert(f(z, t), z, t, schedule, "x", "eps") - f(z, t))
+            )
+        ),
     ),
     "heun: first order, second slope at the old point": (checks.check_heun, sampler_with(heun_at("t", "s"))),
     "heun: first order, second slope at the old time": (checks.check_heun, sampler_with(heun_at("s", "t"))),
@@ -171,7 +197,9 @@ MISTAKES = {
     "renoise: does not end on f": (checks.check_renoise, ends_on_noise),
     "renoise: Euler instead": (
         checks.check_renoise,
-        lambda f, z, times, schedule, noise=None, generator=None, trajectory=False: ddim(f, z, times, schedule, trajectory),
+        lambda f, z, times, schedule, noise=None, generator=None, trajectory=False: ddim(
+            f, z, times, schedule, trajectory
+        ),
     ),
 }
 
@@ -215,7 +243,7 @@ def test_golden_ddim_step(kind):
 def test_golden_flow_step():
     z, out = (torch.tensor([GOLDEN[name]], dtype=torch.float64) for name in ("z", "out"))
     times = torch.tensor([0.9, 0.75], dtype=torch.float64)
-    network = lambda z, t: convert(out, z, t, rectified_flow, "velocity", "x")  # noqa: E731
+    network = lambda z, t: convert(out, z, t, rectified_flow, "velocity", "x")
     expected = torch.tensor([GOLDEN["flow_match_euler_0.9_to_0.75"]]).double()
     torch.testing.assert_close(euler(network, z, times, rectified_flow), expected, atol=1e-6, rtol=0)
 
@@ -247,7 +275,9 @@ def test_a_student_on_another_grid_warns(sampler):
 def test_float32_in_float32_out():
     z = torch.randn(3, 2)
     for sampler in (ddim, euler, heun):
-        assert sampler(lambda z, t: 0.5 * z, z, time_grid(4, dtype=torch.float64), cosine).dtype == torch.float32
+        assert (
+            sampler(lambda z, t: 0.5 * z, z, time_grid(4, dtype=torch.float64), cosine).dtype == torch.float32
+        )
 
 
 def test_bad_input(unchecked_shapes):
@@ -271,7 +301,9 @@ def test_samplers_are_differentiable():
     z = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     for sampler in (ddim, euler, heun, renoise):
         extra = {"noise": [torch.ones_like(z)]} if sampler is renoise else {}
-        assert torch.autograd.gradcheck(lambda z: sampler(lambda z, t: torch.tanh(z), z, time_grid(2), cosine, **extra), z)
+        assert torch.autograd.gradcheck(
+            lambda z: sampler(lambda z, t: torch.tanh(z), z, time_grid(2), cosine, **extra), z
+        )
 
 
 def test_intervals_are_one_time_per_sample():

@@ -10,14 +10,15 @@ from minidistill.checks import schedules as checks
 from minidistill.schedules import cosine, edm, linear_beta, rectified_flow, shifted, sigmoid, tabulated
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "progressive.json").read_text())
-CHECKS = [check for name, check in vars(checks).items() if name.startswith("check_") and name != "check_schedule"]
+CHECKS = [
+    check for name, check in vars(checks).items() if name.startswith("check_") and name != "check_schedule"
+]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("check", CHECKS, ids=lambda f: f.__name__)
 def test_ours_passes(check, seed, unchecked_shapes):
     check(seed=seed)
-
 
 
 def rescale_alpha_bar(alpha_bar):
@@ -34,7 +35,9 @@ MISTAKES = {
     "cosine: time reversed": (checks.check_cosine, lambda t: cosine(1 - t)),
     "cosine: bounded and clamped log SNR": (
         checks.check_cosine,
-        lambda t: tuple(torch.sigmoid(s * (-2 * torch.tan(torch.pi / 2 * t).log()).clamp(-20, 20)).sqrt() for s in (1, -1)),
+        lambda t: tuple(
+            torch.sigmoid(s * (-2 * torch.tan(torch.pi / 2 * t).log()).clamp(-20, 20)).sqrt() for s in (1, -1)
+        ),
     ),
     "linear_beta: alpha_bar for alpha (30)": (
         checks.check_linear_beta,
@@ -57,14 +60,20 @@ MISTAKES = {
         checks.check_shifted,
         lambda f, s: lambda t: f(s * t / (1 + (s - 1) * t)),
     ),
-    "tabulated: one entry off": (checks.check_tabulated, lambda a: lambda t: tabulated(a)((t - 1 / len(a)).clamp(min=0))),
+    "tabulated: one entry off": (
+        checks.check_tabulated,
+        lambda a: lambda t: tabulated(a)((t - 1 / len(a)).clamp(min=0)),
+    ),
     "tabulated: alpha_bar for alpha (30)": (checks.check_tabulated, lambda a: tabulated(a**2)),
     "rates: of alpha squared": (
         checks.check_rates,
         lambda f, t: tuple(2 * c * r for c, r in zip(f(t), schedules.rates(f, t))),
     ),
     "rates: sign": (checks.check_rates, lambda f, t: tuple(-r for r in schedules.rates(f, t))),
-    "log_snr: of alpha / sigma, without the 2": (checks.check_log_snr, lambda f, t: schedules.log_snr(f, t) / 2),
+    "log_snr: of alpha / sigma, without the 2": (
+        checks.check_log_snr,
+        lambda f, t: schedules.log_snr(f, t) / 2,
+    ),
     "log_snr: a floor under the logarithm": (
         checks.check_log_snr,
         lambda f, t: ((f(t)[0] ** 2 + 1e-20) / (f(t)[1] ** 2 + 1e-20)).log(),
@@ -80,7 +89,11 @@ MISTAKES = {
     ),
     "beta_table: linear in beta for scaled_linear": (
         checks.check_beta_table,
-        lambda kind: torch.linspace(0.00085, 0.012, 1000).double() if kind == "scaled_linear" else schedules.beta_table(kind),
+        lambda kind: (
+            torch.linspace(0.00085, 0.012, 1000).double()
+            if kind == "scaled_linear"
+            else schedules.beta_table(kind)
+        ),
     ),
     "beta_table: no cap": (
         checks.check_beta_table,
@@ -95,12 +108,18 @@ MISTAKES = {
         lambda a: (a.sqrt() - a[-1].sqrt()) ** 2,
     ),
     "zero_terminal_snr: of alpha_bar, not its root (45)": (checks.check_zero_terminal_snr, rescale_alpha_bar),
-    "time_grid: n times for n steps (40)": (checks.check_time_grid, lambda n, start=1.0, end=0.0: torch.linspace(start, end, n)),
+    "time_grid: n times for n steps (40)": (
+        checks.check_time_grid,
+        lambda n, start=1.0, end=0.0: torch.linspace(start, end, n),
+    ),
     "time_grid: leading, never at t = 1 (41)": (
         checks.check_time_grid,
         lambda n, start=1.0, end=0.0: torch.linspace(start, end, n + 1) - (start - end) / (n + 1),
     ),
-    "time_grid: rising": (checks.check_time_grid, lambda n, start=1.0, end=0.0: torch.linspace(end, start, n + 1)),
+    "time_grid: rising": (
+        checks.check_time_grid,
+        lambda n, start=1.0, end=0.0: torch.linspace(end, start, n + 1),
+    ),
     "karras_sigmas: a 0 at the end": (
         checks.check_karras_sigmas,
         lambda n, **k: torch.cat([schedules.karras_sigmas(n - 1, **k), torch.zeros(1)]),
@@ -136,7 +155,9 @@ def test_golden_zero_terminal_snr(kind):
 
 
 def test_golden_sigmas():
-    torch.testing.assert_close(schedules.karras_sigmas(5), torch.tensor(GOLDEN["karras_5"]), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        schedules.karras_sigmas(5), torch.tensor(GOLDEN["karras_5"]), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_sigmoid_values():
@@ -145,7 +166,9 @@ def test_sigmoid_values():
     torch.testing.assert_close(sigmoid(t)[0] ** 2, expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("schedule", [cosine, linear_beta, sigmoid, edm, rectified_flow], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "schedule", [cosine, linear_beta, sigmoid, edm, rectified_flow], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nothing_is_nan_at_the_ends(schedule, dtype):
     t = torch.tensor([0.0, 1.0], dtype=dtype)
@@ -154,7 +177,10 @@ def test_nothing_is_nan_at_the_ends(schedule, dtype):
 
 
 def test_expanded_times_have_rates():
-    torch.testing.assert_close(schedules.rates(cosine, torch.tensor(0.3).expand(5))[0], schedules.rates(cosine, torch.full((5,), 0.3))[0])
+    torch.testing.assert_close(
+        schedules.rates(cosine, torch.tensor(0.3).expand(5))[0],
+        schedules.rates(cosine, torch.full((5,), 0.3))[0],
+    )
 
 
 def test_a_time_that_is_no_tensor_is_refused(unchecked_shapes):

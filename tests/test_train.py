@@ -75,7 +75,9 @@ def test_it_learns():
 def test_resume_is_bit_exact(tmp_path, stop_after):
     path = tmp_path / "run.pt"
     whole_net, whole_ema, whole_losses = run()
-    run(stop_after=stop_after, checkpoint=path, save_every=5)  # stops like a power cut: what was saved is all there is
+    run(
+        stop_after=stop_after, checkpoint=path, save_every=5
+    )  # stops like a power cut: what was saved is all there is
     net, ema, losses = run(checkpoint=path, save_every=5)
     assert same(net, whole_net) and same(ema, whole_ema)
     assert losses == whole_losses[-len(losses) :] if losses else stop_after == 12
@@ -165,7 +167,8 @@ def test_bf16_trains_float32_weights():
 
 
 def test_compile_is_passed_the_network(monkeypatch):
-    """The compiler itself takes half a minute; that it gets the network, and that its result is trained, does not."""
+    """The compiler itself takes half a minute; that it gets the network, and that its result is trained, does
+    not."""
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda net: compiled.append(net) or net)
     net, _, _ = run(compile=True)

@@ -3,20 +3,21 @@
     from minidistill.checks import progressive as checks
     checks.check_two_step_target(my_target)
 
-A check says nothing when all is well and raises AssertionError, with a hint that names the likely mistake, when it
-is not. pytest runs the checks on this package, a notebook runs them on yours, and a grader grades with them; another
-`seed` means other inputs.
+A check says nothing when all is well and raises AssertionError, with a hint that names the likely mistake,
+when it is not. pytest runs the checks on this package, a notebook runs them on yours, and a grader grades
+with them; another `seed` means other inputs.
 """
 
-import torch
 from torch import Tensor
 from torch.testing import assert_close
 
 
 def close(actual: Tensor, expected: Tensor, hint: str, atol: float = 1e-10, rtol: float = 1e-10) -> None:
-    """AssertionError, with the hint and what differs, unless the tensors have one shape and agree in every entry."""
+    """AssertionError, with the hint, unless the tensors have one shape and agree in every entry."""
     assert isinstance(actual, Tensor), f"{hint}\nExpected a tensor, got {type(actual).__name__}."
-    assert_close(actual, expected, atol=atol, rtol=rtol, check_dtype=False, msg=lambda text: f"{hint}\n{text}")
+    assert_close(
+        actual, expected, atol=atol, rtol=rtol, check_dtype=False, msg=lambda text: f"{hint}\n{text}"
+    )
 
 
 def refuses(call, hint: str) -> None:
@@ -26,4 +27,3 @@ def refuses(call, hint: str) -> None:
     except ValueError:
         return
     raise AssertionError(hint)
-

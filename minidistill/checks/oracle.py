@@ -31,14 +31,23 @@ def check_tweedie(thing, z: torch.Tensor, seed: int = 0) -> None:
         z = z.detach().requires_grad_()
         score = torch.autograd.grad(thing.log_prob(z, t, schedule).sum(), z)[0]
         x_hat = thing.denoiser(schedule)(z, t)
-        close(x_hat, (z + sigma**2 * score) / alpha, "The denoiser must agree with the score (Tweedie's formula).", 1e-8)
+        close(
+            x_hat,
+            (z + sigma**2 * score) / alpha,
+            "The denoiser must agree with the score (Tweedie's formula).",
+            1e-8,
+        )
 
 
 def check_flow(thing, z: torch.Tensor, atol: float = 1e-10, steps: int = 400) -> None:
-    """The flow map against a fine Runge-Kutta solve of dz/dt = alpha' x_hat + sigma' eps_hat, and back again."""
+    """The flow map against a fine Runge-Kutta solve of dz/dt = alpha' x_hat + sigma' eps_hat, and back."""
     for schedule, d_alpha, d_sigma in (
         (rectified_flow, lambda t: -1 + 0 * t, lambda t: 1 + 0 * t),
-        (cosine, lambda t: -torch.pi / 2 * torch.sin(torch.pi / 2 * t), lambda t: torch.pi / 2 * torch.cos(torch.pi / 2 * t)),
+        (
+            cosine,
+            lambda t: -torch.pi / 2 * torch.sin(torch.pi / 2 * t),
+            lambda t: torch.pi / 2 * torch.cos(torch.pi / 2 * t),
+        ),
     ):
 
         def velocity(z, t):
@@ -56,7 +65,13 @@ def check_flow(thing, z: torch.Tensor, atol: float = 1e-10, steps: int = 400) ->
             k3 = velocity(y + h[:, None] / 2 * k2, now + h / 2)
             k4 = velocity(y + h[:, None] * k3, now + h)
             y, now = y + h[:, None] / 6 * (k1 + 2 * k2 + 2 * k3 + k4), now + h
-        close(thing.flow_map(z, t, s, schedule), y, "The flow map must follow the probability-flow ODE.", atol, 0.0)
+        close(
+            thing.flow_map(z, t, s, schedule),
+            y,
+            "The flow map must follow the probability-flow ODE.",
+            atol,
+            0.0,
+        )
         close(thing.flow_map(y, s, t, schedule), z, "The flow map must run backwards, too.", atol, 0.0)
         close(thing.flow_map(z, t, t, schedule), z, "From t to t nothing moves.", atol, 0.0)
 
@@ -74,7 +89,9 @@ def check_gaussian(Gaussian=oracle.Gaussian, seed: int = 0) -> None:
     z = torch.randn(5, 3, generator=g, dtype=torch.float64)
     check_tweedie(gaussian, z, seed)
     check_flow(gaussian, z)
-    expected = torch.distributions.MultivariateNormal(0.8 * mean, 0.64 * cov + 0.36 * torch.eye(3).double()).log_prob(z)
+    expected = torch.distributions.MultivariateNormal(
+        0.8 * mean, 0.64 * cov + 0.36 * torch.eye(3).double()
+    ).log_prob(z)
     t = torch.full((5,), math.atan2(0.6, 0.8) * 2 / math.pi, dtype=torch.float64)
     close(gaussian.log_prob(z, t, cosine), expected, "z_t ~ N(alpha m, alpha^2 C + sigma^2 I).", 1e-9)
     check_samples(gaussian, mean, cov, seed)
@@ -83,7 +100,8 @@ def check_gaussian(Gaussian=oracle.Gaussian, seed: int = 0) -> None:
 
 
 def check_product_mixture(ProductMixture=oracle.ProductMixture, seed: int = 0) -> None:
-    thing = mixture(3, 3, seed, ProductMixture)  # in three dimensions, where a rotation is not its own inverse
+    # in three dimensions, where a rotation is not its own inverse
+    thing = mixture(3, 3, seed, ProductMixture)
     z = torch.randn(40, 3, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     check_tweedie(thing, z, seed)
     check_flow(thing, z[:8])
@@ -91,14 +109,22 @@ def check_product_mixture(ProductMixture=oracle.ProductMixture, seed: int = 0) -
     tails = torch.tensor([[30.0, -30.0, 0.0], [-40.0, 40.0, 1.0]], dtype=torch.float64)
     t, s = torch.full((2,), 0.9).double(), torch.full((2,), 0.4).double()
     back = thing.flow_map(thing.flow_map(tails, t, s, cosine), s, t, cosine)
-    close(back, tails, "The tails lose their digits: match log CDF on the left and log SF on the right.", 1e-9)
+    close(
+        back, tails, "The tails lose their digits: match log CDF on the left and log SF on the right.", 1e-9
+    )
     component = (thing.weights * thing.means).sum(1)
     variance = (thing.weights * (thing.stds**2 + thing.means**2)).sum(1) - component**2
-    check_samples(thing, thing.rotation @ component, thing.rotation @ variance.diag() @ thing.rotation.T, seed)
+    check_samples(
+        thing, thing.rotation @ component, thing.rotation @ variance.diag() @ thing.rotation.T, seed
+    )
     refuses(lambda: ProductMixture(thing.weights, thing.means, 0 * thing.stds), "stds of 0 must be refused.")
-    refuses(lambda: ProductMixture(2 * thing.weights, thing.means, thing.stds), "Weights that sum to 2 must be refused.")
     refuses(
-        lambda: ProductMixture(thing.weights, thing.means, thing.stds, 2 * thing.rotation), "Only rotations are allowed."
+        lambda: ProductMixture(2 * thing.weights, thing.means, thing.stds),
+        "Weights that sum to 2 must be refused.",
+    )
+    refuses(
+        lambda: ProductMixture(thing.weights, thing.means, thing.stds, 2 * thing.rotation),
+        "Only rotations are allowed.",
     )
 
 
@@ -110,7 +136,11 @@ def check_empirical(Empirical=oracle.Empirical, seed: int = 0) -> None:
     check_tweedie(thing, z, seed)
     zero = torch.zeros(6, dtype=torch.float64)
     nearest = points[torch.cdist(z, points).argmin(1)]
-    close(thing.denoiser(cosine)(z, zero), nearest, "Without noise, the answer is the nearest data point, not nan.")
+    close(
+        thing.denoiser(cosine)(z, zero),
+        nearest,
+        "Without noise, the answer is the nearest data point, not nan.",
+    )
     images = Empirical(points.reshape(12, 1, 2, 1)).denoiser(cosine)(z.reshape(6, 1, 2, 1), zero + 0.5)
     close(images.flatten(1), thing.denoiser(cosine)(z, zero + 0.5), "Images are points with more axes.")
     drawn = thing.sample(50, torch.Generator().manual_seed(seed))
@@ -123,5 +153,7 @@ def check_samples(thing, mean: torch.Tensor, cov: torch.Tensor, seed: int, n: in
     x = thing.sample(n, torch.Generator().manual_seed(seed))
     assert x.shape == (n, len(mean)), "sample(n) returns (n, d)."
     bound = 6 * cov.diagonal().max().item() / n**0.5
-    close(x.mean(0), mean, "The samples have the wrong mean.", 6 * (cov.diagonal().max().item() / n) ** 0.5, 0.0)
+    close(
+        x.mean(0), mean, "The samples have the wrong mean.", 6 * (cov.diagonal().max().item() / n) ** 0.5, 0.0
+    )
     close(torch.cov(x.T), cov, "The samples have the wrong covariance.", 3 * bound, 0.0)

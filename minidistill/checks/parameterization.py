@@ -1,4 +1,7 @@
-"""Checks of the predictions. A round trip alone proves little: a sign error that is undone on the way back passes it."""
+"""Checks of the predictions.
+
+A round trip alone proves little: a sign error that is undone on the way back passes it.
+"""
 
 import itertools
 import math
@@ -12,8 +15,8 @@ from minidistill.schedules import cosine, edm, linear_beta, mix, rates, rectifie
 
 SCHEDULES = (cosine, linear_beta, sigmoid, edm, rectified_flow, shifted(rectified_flow, 3.0))
 HINTS = {
-    "v": "v is alpha eps - sigma x, with a minus; reading it divides by alpha^2 + sigma^2, which is not always 1. ",
-    "velocity": "The velocity is alpha' x + sigma' eps: eps - x for rectified flow, and for no other schedule. ",
+    "v": "v is alpha eps - sigma x, with a minus; reading it divides by alpha^2 + sigma^2, not always 1. ",
+    "velocity": "The velocity is alpha' x + sigma' eps: eps - x for rectified flow only. ",
     "score": "The score is -eps / sigma. ",
     "eps": "z = alpha x + sigma eps, with alpha and sigma, not their squares. ",
 }
@@ -59,13 +62,27 @@ def check_convert(convert=parameterization.convert, seed: int = 0) -> None:
     close(convert(x, z, ones, cosine, "x", "eps"), z, "At t = 1, z is the noise.")
     close(convert(eps, z, zeros, cosine, "eps", "x"), z, "At t = 0, z is the data.")
     close(convert(eps, z, ones, cosine, "eps", "score"), -eps, "At t = 1, the score is -eps.")
-    refuses(lambda: convert(eps, z, ones, cosine, "eps", "x"), "At t = 1, eps says nothing about x: refuse, no inf.")
-    refuses(lambda: convert(eps, z, ones, cosine, "eps", "v"), "At t = 1, eps says nothing about v: refuse, no inf.")
-    refuses(lambda: convert(x, z, zeros, cosine, "x", "eps"), "At t = 0, x says nothing about eps: refuse, no nan.")
+    refuses(
+        lambda: convert(eps, z, ones, cosine, "eps", "x"),
+        "At t = 1, eps says nothing about x: refuse, no inf.",
+    )
+    refuses(
+        lambda: convert(eps, z, ones, cosine, "eps", "v"),
+        "At t = 1, eps says nothing about v: refuse, no inf.",
+    )
+    refuses(
+        lambda: convert(x, z, zeros, cosine, "x", "eps"),
+        "At t = 0, x says nothing about eps: refuse, no nan.",
+    )
     refuses(lambda: convert(v, z, zeros, cosine, "v", "score"), "At t = 0 there is no score: refuse, no inf.")
-    refuses(lambda: convert(v, z, zeros, sigmoid, "v", "velocity"), "The sigmoid's rate at t = 0 is infinite: refuse.")
+    refuses(
+        lambda: convert(v, z, zeros, sigmoid, "v", "velocity"),
+        "The sigmoid's rate at t = 0 is infinite: refuse.",
+    )
     refuses(lambda: convert(v, z, t, cosine, "v", "noise"), "An unknown kind must be refused.")
-    refuses(lambda: convert(v[:, :1], z, t, cosine, "v", "x"), "A prediction of another shape must be refused.")
+    refuses(
+        lambda: convert(v[:, :1], z, t, cosine, "v", "x"), "A prediction of another shape must be refused."
+    )
     refuses(lambda: convert(v, z, t[:1], cosine, "v", "x"), "One time for four samples must be refused.")
 
 
@@ -83,9 +100,22 @@ def check_as_denoiser(as_denoiser=parameterization.as_denoiser, seed: int = 0) -
             return angle.cos() * eps - angle.sin() * x / sd  # the tangent: v of x / sd
 
         x_hat = as_denoiser(perfect, schedule, sd)(z, t)
-        close(seen["phi"], torch.atan2(sigma, alpha * sd).flatten(), "The network sees the angle atan2(sigma, alpha sd).")
-        close(seen["u"], z / (alpha**2 * sd**2 + sigma**2).sqrt(), "The network sees z / r: unit variance at all times.")
-        close(x_hat, predictions["x"], "x_hat = sd (cos(phi) z / r - sin(phi) F): minus, as EDM's network is -F.", 1e-9)
+        close(
+            seen["phi"],
+            torch.atan2(sigma, alpha * sd).flatten(),
+            "The network sees the angle atan2(sigma, alpha sd).",
+        )
+        close(
+            seen["u"],
+            z / (alpha**2 * sd**2 + sigma**2).sqrt(),
+            "The network sees z / r: unit variance at all times.",
+        )
+        close(
+            x_hat,
+            predictions["x"],
+            "x_hat = sd (cos(phi) z / r - sin(phi) F): minus, as EDM's network is -F.",
+            1e-9,
+        )
 
         anything = as_denoiser(lambda u, phi: torch.tanh(u) + 7, schedule, sd)
         clean = torch.zeros(4, dtype=torch.float64)
@@ -94,7 +124,7 @@ def check_as_denoiser(as_denoiser=parameterization.as_denoiser, seed: int = 0) -
 
     # the same angle on two schedules: the same answer in the same units
     z, t, _ = known(seed, rectified_flow)
-    net = lambda u, phi: torch.sin(3 * u) * phi.reshape(-1, 1, 1, 1)  # noqa: E731
+    net = lambda u, phi: torch.sin(3 * u) * phi.reshape(-1, 1, 1, 1)
     sigma = t / (1 - t)
     close(
         as_denoiser(net, rectified_flow, sd)(z, t),

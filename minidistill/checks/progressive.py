@@ -1,7 +1,7 @@
 """Checks of progressive distillation.
 
-All on a non-linear teacher, at interior times, with at least four steps, in float64: with one step, or on the first
-interval alone, half of the wrong targets that people have written are right.
+All on a non-linear teacher, at interior times, with at least four steps, in float64: with one step, or on the
+first interval alone, half of the wrong targets that people have written are right.
 """
 
 import torch
@@ -11,7 +11,7 @@ from minidistill.checks import close, refuses
 from minidistill.schedules import cosine, edm, log_snr, rectified_flow, sigmoid
 
 HINT = (
-    "One student step must land where two teacher steps land. Does the second step start from z_m, at time m, "
+    "One student step must land where two teacher steps land. Does the second step start from z_m, at time m "
     "halfway between t and s? And the target is neither the teacher's last x_hat nor the mean of the two."
 )
 
@@ -60,7 +60,7 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
         z_s = step(x_2, z_m, m, s, schedule)
         assert target.shape == z.shape, "The target has the shape of z."
         assert target.isfinite().all(), (
-            "Not finite: at s = 0 sigma_s is 0, and at t = 1 alpha_t is 0. Do you divide by one of them? Is t > m > s?"
+            "Not finite: sigma_s is 0 at s = 0, alpha_t at t = 1. Do you divide by one of them? Is t > m > s?"
         )
         close(step(target, z, t, s, schedule), z_s, HINT, 1e-9)  # T2: landing
         low, high = torch.minimum(x_1, x_2), torch.maximum(x_1, x_2)
@@ -72,18 +72,29 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
         close(asked[0], t, "The first teacher step starts at t.")  # T6
         close(asked[1], m, "The second teacher step starts at m = t - 0.5 / n.")
 
-    # T1: students that are perfect by construction, 16 -> 8 -> 4 -> 2 -> 1 (T7), reproduce the 16-step teacher
+    # T1: students that are perfect by construction, 16 -> 8 -> 4 -> 2 -> 1 (T7), reproduce the 16-step
+    # teacher
     noise = torch.randn(8, 3, generator=g, dtype=torch.float64)
     for schedule in (cosine, rectified_flow, edm):
         truth = sample(teacher, noise, 16, schedule)
         student = teacher
         for count in (8, 4, 2, 1):
-            student = lambda z, t, parent=student, k=count: two_step_target(parent, z, t, k, schedule)  # noqa: E731
-            close(sample(student, noise, count, schedule), truth, HINT + f" (Perfect student of {count} steps.)", 1e-12, 1e-12)
+            student = lambda z, t, parent=student, k=count: two_step_target(parent, z, t, k, schedule)
+            close(
+                sample(student, noise, count, schedule),
+                truth,
+                HINT + f" (Perfect student of {count} steps.)",
+                1e-12,
+                1e-12,
+            )
 
     # T5: what does not change along the way must come out unchanged
     constant = torch.randn(4, 4, 4, 4, generator=g, dtype=torch.float64)
-    close(two_step_target(lambda z, t: constant, z, t, n, cosine), constant, "A constant x_hat is its own target.")
+    close(
+        two_step_target(lambda z, t: constant, z, t, n, cosine),
+        constant,
+        "A constant x_hat is its own target.",
+    )
     late = torch.tensor([0.5, 0.75, 0.5, 0.75], dtype=torch.float64)
     alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in cosine(late))
 
@@ -96,29 +107,44 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
 
     # T8: only the SNR at the three times matters
     rho = {u: 0.2 + 0.5 * i for i, u in enumerate((1.0, 0.875, 0.75, 0.625, 0.5))}
-    same = lambda scale: lambda u: (  # noqa: E731
-        torch.tensor([scale(rho[k]) * rho[k] for k in u.tolist()], dtype=torch.float64),
-        torch.tensor([scale(rho[k]) for k in u.tolist()], dtype=torch.float64),
+    same = lambda scale: (
+        lambda u: (
+            torch.tensor([scale(rho[k]) * rho[k] for k in u.tolist()], dtype=torch.float64),
+            torch.tensor([scale(rho[k]) for k in u.tolist()], dtype=torch.float64),
+        )
     )
-    by_snr = lambda z, u: torch.full_like(z, 1.0) * u.reshape(-1, 1, 1, 1).sin()  # noqa: E731
+    by_snr = lambda z, u: torch.full_like(z, 1.0) * u.reshape(-1, 1, 1, 1).sin()
     u = torch.tensor([1.0, 0.75, 0.75, 1.0], dtype=torch.float64)
     preserving = two_step_target(by_snr, z, u, n, same(lambda r: (1 + r**2) ** -0.5))
     exploding = two_step_target(by_snr, z, u, n, same(lambda r: 1 / r))
-    close(preserving, exploding, "Two schedules of one SNR have one target: weigh by rho = alpha / sigma, not its square.")
+    close(
+        preserving,
+        exploding,
+        "Two schedules of one SNR have one target: weigh by rho = alpha / sigma, not its square.",
+    )
 
     # T9: on rectified flow it is the mean of two velocities
     target = two_step_target(teacher, z, t, n, rectified_flow)
-    by = lambda x, z, u: (z - x) / u.reshape(-1, 1, 1, 1)  # noqa: E731
+    by = lambda x, z, u: (z - x) / u.reshape(-1, 1, 1, 1)
     z_m = step(teacher(z, t), z, t, t - 0.5 / n, rectified_flow)
     mean = (by(teacher(z, t), z, t) + by(teacher(z_m, t - 0.5 / n), z_m, t - 0.5 / n)) / 2
-    close(by(target, z, t), mean, "For rectified flow, the student's velocity is the mean of the teacher's two.", 1e-9)
+    close(
+        by(target, z, t),
+        mean,
+        "For rectified flow, the student's velocity is the mean of the teacher's two.",
+        1e-9,
+    )
 
     # T12: a constant, and one sample at a time
     slope = torch.ones((), dtype=torch.float64, requires_grad=True)
     learned = two_step_target(lambda z, t: slope * teacher(z, t), z, t, n, cosine)
     assert not learned.requires_grad, "A target is a constant: use torch.no_grad() or detach()."
     both = two_step_target(teacher, z, t, n, cosine)
-    close(two_step_target(teacher, z[1:2], t[1:2], n, cosine), both[1:2], "A target must not depend on its neighbours.")
+    close(
+        two_step_target(teacher, z[1:2], t[1:2], n, cosine),
+        both[1:2],
+        "A target must not depend on its neighbours.",
+    )
 
     # T13, T14: low precision and the ends
     many = 1024
@@ -127,14 +153,23 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
     exact = two_step_target(teacher, fine, i.double() / many, many, cosine)
     rough = two_step_target(teacher, fine.bfloat16(), i.float() / many, many, cosine)
     error = (rough.double() - exact).square().mean().sqrt()
-    assert error < 1e-2, f"RMS error {error:.1e} in bfloat16 at n = 1024: use the convex form, not the quotient."
+    assert error < 1e-2, (
+        f"RMS error {error:.1e} in bfloat16 at n = 1024: use the convex form, not the quotient."
+    )
     single = two_step_target(teacher, z.float(), t.float(), n, cosine)
     assert single.dtype == torch.float32, "The target has the dtype of z."
     close(single.double(), both, "float32 must agree to rounding.", 1e-4, 1e-4)
 
-    refuses(lambda: two_step_target(teacher, z, t - 0.1, n, cosine), "Times off the grid i / n must be refused.")
-    refuses(lambda: two_step_target(teacher, z, 0 * t, n, cosine), "t = 0 has no step to its left: it must be refused.")
-    refuses(lambda: two_step_target(teacher, z, t[:1], n, cosine), "One time for four samples must be refused.")
+    refuses(
+        lambda: two_step_target(teacher, z, t - 0.1, n, cosine), "Times off the grid i / n must be refused."
+    )
+    refuses(
+        lambda: two_step_target(teacher, z, 0 * t, n, cosine),
+        "t = 0 has no step to its left: it must be refused.",
+    )
+    refuses(
+        lambda: two_step_target(teacher, z, t[:1], n, cosine), "One time for four samples must be refused."
+    )
     refuses(lambda: two_step_target(teacher, z, t, 0, cosine), "n = 0 must be refused.")
 
 
@@ -144,7 +179,12 @@ def check_quotient_target(quotient_target=progressive.quotient_target, seed: int
     t = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float64)
     for schedule in (cosine, rectified_flow, edm):
         expected = progressive.two_step_target(teacher, z, t, 4, schedule)
-        close(quotient_target(teacher, z, t, 4, schedule), expected, "The quotient and the convex form are one number.", 1e-9)
+        close(
+            quotient_target(teacher, z, t, 4, schedule),
+            expected,
+            "The quotient and the convex form are one number.",
+            1e-9,
+        )
 
 
 def check_weight(weight=progressive.weight, seed: int = 0) -> None:
@@ -153,9 +193,17 @@ def check_weight(weight=progressive.weight, seed: int = 0) -> None:
     for kind, expected, hint in (
         ("constant", [1, 1, 1, 1, 1], "1 at every noise level"),
         ("snr", [0, 0.25, 1, 4, 100], "SNR itself; the argument is its logarithm"),
-        ("truncated_snr", [1, 1, 1, 4, 100], "max(SNR, 1), so that it does not vanish at pure noise: not min"),
+        (
+            "truncated_snr",
+            [1, 1, 1, 4, 100],
+            "max(SNR, 1), so that it does not vanish at pure noise: not min",
+        ),
         ("snr+1", [1, 1.25, 2, 5, 101], "SNR + 1: SNR alone vanishes at pure noise"),
-        ("min_snr", [0, 0.25, 1, 4, 5], "min(SNR, 5) on the error of x_hat: division by SNR or SNR + 1 is for eps or v"),
+        (
+            "min_snr",
+            [0, 0.25, 1, 4, 5],
+            "min(SNR, 5) on the error of x_hat: division by SNR or SNR + 1 is for eps or v",
+        ),
     ):
         expected = torch.tensor(expected, dtype=torch.float64)
         close(weight(kind, snr.log()), expected, f'In x space "{kind}" is {hint}.')
@@ -191,7 +239,9 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         assert loss.shape == (b,), "A loss returns one number per sample, (b,)."
         index = (t * n).round()
         close(t, index / n, "The student is trained on its own grid, t = i / n.")
-        assert index.max() == n, "t = 1, where sampling starts, is never trained: i runs from 1 to n, not 0 to n - 1."
+        assert index.max() == n, (
+            "t = 1, where sampling starts, is never trained: i runs from 1 to n, not 0 to n - 1."
+        )
         assert index.min() == 1, "t = 0 is not a start of any step, and t = 1 / n is: i runs from 1 to n."
         counts = torch.bincount(index.long())[1:]
         assert (counts > b / n - 5 * b**0.5 / 2).all(), "All n grid times are equally likely."
@@ -212,8 +262,18 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
             "snr+1": error / sigma_t.flatten() ** 2,
             "min_snr": snr.clamp(max=5) * error,
         }[weighting]
-        hint = "max(x error, eps error) is taken for each sample, not over the batch." if weighting == "truncated_snr" else ""
-        close(loss.detach(), by_hand, f"{weighting}: the weighted error of x_hat, unclipped, mean per sample. {hint}", 1e-8, 1e-8)
+        hint = (
+            "max(x error, eps error) is taken for each sample, not over the batch."
+            if weighting == "truncated_snr"
+            else ""
+        )
+        close(
+            loss.detach(),
+            by_hand,
+            f"{weighting}: the weighted error of x_hat, unclipped, mean per sample. {hint}",
+            1e-8,
+            1e-8,
+        )
 
         knob.grad = parameter.grad = None
         loss.mean().backward()
@@ -222,7 +282,13 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         slope = (2 * (0.9 * torch.sin(z) + 2 - target) * torch.sin(z)).mean((1, 2, 3)) * (by_hand / error)
         close(knob.grad, slope.mean(), "The gradient is wrong: is x_hat clipped inside the loss?", 1e-8, 1e-8)
 
-    close(z.var(), torch.tensor((2.25 * alpha_t**2 + sigma_t**2).mean().item()).double(), "z = alpha x + sigma eps.", 0.5, 0.0)
+    close(
+        z.var(),
+        torch.tensor((2.25 * alpha_t**2 + sigma_t**2).mean().item()).double(),
+        "z = alpha x + sigma eps.",
+        0.5,
+        0.0,
+    )
     one = progressive_loss(student, teacher, x, n, cosine, generator=torch.Generator().manual_seed(5))
     two = progressive_loss(student, teacher, x, n, cosine, generator=torch.Generator().manual_seed(5))
     close(one, two, "The generator must decide all randomness.", 0.0, 0.0)
@@ -235,11 +301,13 @@ def check_diffusion_loss(diffusion_loss=progressive.diffusion_loss, seed: int = 
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(512, 3, generator=g, dtype=torch.float64)
     seen = {}
-    denoiser = lambda z, t: seen.update(z=z, t=t) or 0.5 * z  # noqa: E731
+    denoiser = lambda z, t: seen.update(z=z, t=t) or 0.5 * z
     for weighting, power in (("constant", 0), ("snr+1", 1)):
         loss = diffusion_loss(denoiser, x, cosine, weighting, g)
         expected = (0.5 * seen["z"] - x).square().mean(1) / cosine(seen["t"])[1] ** (2 * power)
-        close(loss, expected, "The weighted distance of x_hat to the clean data, mean per sample.", 1e-8, 1e-8)
+        close(
+            loss, expected, "The weighted distance of x_hat to the clean data, mean per sample.", 1e-8, 1e-8
+        )
     t = seen["t"]
     assert (t > 0).all() and (t <= 1).all(), "At t = 0 the weight is infinite: draw t from (0, 1]."
     assert t.min() < 0.05 and t.max() > 0.95 and abs(t.mean() - 0.5) < 0.1, "The teacher's times are uniform."

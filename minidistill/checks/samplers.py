@@ -22,7 +22,7 @@ def gaussian_denoiser(schedule, std: float):
 
 
 def check_ddim_step(ddim_step=samplers.ddim_step, seed: int = 0) -> None:
-    """If x_hat is the data, the step keeps data and noise and changes their proportion; and DDIM is Euler in rho."""
+    """If x_hat is the data, the step only changes the proportion of data and noise; DDIM is Euler in rho."""
     g = torch.Generator().manual_seed(seed)
     x, eps, other = torch.randn(3, 4, 4, 4, 4, generator=g, dtype=torch.float64)
     t = 0.3 + 0.6 * torch.rand(4, generator=g, dtype=torch.float64)
@@ -32,21 +32,29 @@ def check_ddim_step(ddim_step=samplers.ddim_step, seed: int = 0) -> None:
         close(
             ddim_step(x, z, t, s, schedule),
             mix(x, eps, s, schedule),
-            "With the true x, z_s = alpha_s x + sigma_s eps, sample by sample. Is the noise scaled by sigma_s / sigma_t, "
-            "and is the data's share of z removed before?",
+            "With the true x, z_s = alpha_s x + sigma_s eps, sample by sample. Is the noise scaled by "
+            "sigma_s / sigma_t, and is the data's share of z removed before?",
         )
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = ([a.reshape(-1, 1, 1, 1) for a in schedule(u)] for u in (t, s))
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+            [a.reshape(-1, 1, 1, 1) for a in schedule(u)] for u in (t, s)
+        )
         chord = z / sigma_t + (alpha_s / sigma_s - alpha_t / sigma_t) * other
-        close(ddim_step(other, z, t, s, schedule) / sigma_s, chord, "DDIM is Euler in (rho, z / sigma), slope x_hat.")
+        close(
+            ddim_step(other, z, t, s, schedule) / sigma_s,
+            chord,
+            "DDIM is Euler in (rho, z / sigma), slope x_hat.",
+        )
         close(ddim_step(other, z, t, 0 * s, schedule), other, "A step to t = 0 lands on x_hat.")
     ones = torch.ones(4, dtype=torch.float64)
-    assert ddim_step(other, x, ones, s, cosine).isfinite().all(), "At t = 1, alpha is 0: do not divide by alpha."
+    assert ddim_step(other, x, ones, s, cosine).isfinite().all(), (
+        "At t = 1, alpha is 0: do not divide by alpha."
+    )
     refuses(lambda: ddim_step(other[:, :1], z, t, s, edm), "An x_hat of another shape must be refused.")
     refuses(lambda: ddim_step(other, z, t[:1], s, edm), "One time for four samples must be refused.")
 
 
 def check_sampler(sampler, seed: int = 0) -> None:
-    """What every sampler must be: on the grid it is given, batch-independent, exact when the data is one point."""
+    """What every sampler must be: on its grid, batch-independent, exact when the data is one point."""
     g = torch.Generator().manual_seed(seed)
     z, x = torch.randn(2, 3, 1, 2, 2, generator=g, dtype=torch.float64)
     asked = []
@@ -58,19 +66,32 @@ def check_sampler(sampler, seed: int = 0) -> None:
     states = sampler(one_point, z, time_grid(4), rectified_flow, trajectory=True)
     assert states.shape == (5, 3, 1, 2, 2), "trajectory=True returns all n + 1 states, stacked."
     close(states[0], z, "The first state is the start.")
-    close(states[-1], x, "When all data is one point, every sampler ends there. Is the last time reached, and x_hat used as it is?")
-    assert all(t.shape == (3,) and t.dtype == z.dtype for t in asked), "The denoiser gets t of shape (b,), z's dtype."
+    close(
+        states[-1],
+        x,
+        "When all data is one point, every sampler ends there. Is the last time reached, and x_hat left alone?",
+    )
+    assert all(t.shape == (3,) and t.dtype == z.dtype for t in asked), (
+        "The denoiser gets t of shape (b,), z's dtype."
+    )
     assert min(t.min() for t in asked) > 0, "The denoiser is never needed at t = 0: a step was wasted."
-    assert {round(t[0].item(), 9) for t in asked} == {1.0, 0.75, 0.5, 0.25}, "n steps query the n times before the end."
+    assert {round(t[0].item(), 9) for t in asked} == {1.0, 0.75, 0.5, 0.25}, (
+        "n steps query the n times before the end."
+    )
 
     denoiser = gaussian_denoiser(cosine, 0.7)
     few = torch.tensor([1.0, 0.6, 0.5, 0.1], dtype=torch.float64)
     together = sampler(denoiser, z, few, cosine)
-    close(sampler(denoiser, z[1:2], few, cosine), together[1:2], "A sample must not depend on its neighbours.")
+    close(
+        sampler(denoiser, z[1:2], few, cosine), together[1:2], "A sample must not depend on its neighbours."
+    )
     refuses(lambda: sampler(denoiser, z, few.flip(0), cosine), "Times that rise must be refused.")
     refuses(lambda: sampler(denoiser, z, few[:1], cosine), "A single time must be refused.")
     refuses(lambda: sampler(denoiser, z, few - 0.2, cosine), "Times below 0 must be refused.")
-    refuses(lambda: sampler(denoiser, z, torch.tensor([1.0, 0.5, 0.5, 0.0]), cosine), "Equal times must be refused.")
+    refuses(
+        lambda: sampler(denoiser, z, torch.tensor([1.0, 0.5, 0.5, 0.0]), cosine),
+        "Equal times must be refused.",
+    )
 
 
 def check_order(sampler, order: int, seed: int = 0) -> None:
@@ -102,7 +123,11 @@ def check_ddim(ddim=samplers.ddim, seed: int = 0) -> None:
         share = math.cos(phi) * std**2 / (math.cos(phi) ** 2 * std**2 + math.sin(phi) ** 2)
         factor *= math.cos(psi) * share + math.sin(psi) * (1 - math.cos(phi) * share) / math.sin(phi)
     found = ddim(gaussian_denoiser(cosine, std), z, grid, cosine)
-    close(found, factor * z, "On Gaussian data each DDIM step is a known factor. Is x_hat clipped, or eps kept from before?")
+    close(
+        found,
+        factor * z,
+        "On Gaussian data each DDIM step is a known factor. Is x_hat clipped, or eps kept from before?",
+    )
     check_order(ddim, 1, seed)
 
 
@@ -126,7 +151,9 @@ def check_heun(heun=samplers.heun, seed: int = 0) -> None:
     check_order(heun, 2, seed)
     calls = []
     heun(lambda z, t: calls.append(t) or 0 * z, torch.ones(1, 2), time_grid(3), cosine)
-    assert len(calls) == 5, "Heun asks twice per step, but once on the step that ends at t = 0, where it stays Euler."
+    assert len(calls) == 5, (
+        "Heun asks twice per step, but once on the step that ends at t = 0, where it stays Euler."
+    )
 
 
 def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
@@ -137,33 +164,48 @@ def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
     check_sampler(without_noise, seed)
     g = torch.Generator().manual_seed(seed)
     z, n1, n2 = torch.randn(3, 4, 2, generator=g, dtype=torch.float64)
-    f = lambda z, t: torch.tanh(z) + t[:, None]  # noqa: E731
+    f = lambda z, t: torch.tanh(z) + t[:, None]
 
     grid = torch.tensor([80.0, 5.0, 2.0, 0.5], dtype=torch.float64)  # a large t_min, so that it shows
     x = f(z, torch.full((4,), 80.0).double())
     x = f(x + (5.0**2 - 0.5**2) ** 0.5 * n1, torch.full((4,), 5.0).double())
     x = f(x + (2.0**2 - 0.5**2) ** 0.5 * n2, torch.full((4,), 2.0).double())
-    hint = "f lands at t_min, not at 0: lift with sqrt(s^2 - t_min^2) noise. Is the noise fresh, and is f last?"
+    hint = (
+        "f lands at t_min, not at 0: lift with sqrt(s^2 - t_min^2) noise. Is the noise fresh, and is f last?"
+    )
     close(renoise(f, z, grid, edm, noise=[n1, n2]), x, hint)
 
     grid = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
     x = f(z, torch.ones(4).double())
     x = f(math.sqrt(0.5) * x + math.sqrt(0.5) * n1, torch.full((4,), 0.5).double())
-    close(renoise(f, z, grid, cosine, noise=[n1]), x, "On the cosine schedule the sample is scaled by alpha, too.")
+    close(
+        renoise(f, z, grid, cosine, noise=[n1]),
+        x,
+        "On the cosine schedule the sample is scaled by alpha, too.",
+    )
 
     # a perfect consistency function keeps the data distribution, at any number of steps
     gaussian = Gaussian(torch.zeros(1).double(), torch.tensor([[0.25]]).double())
     grid = torch.tensor([0.99, 0.7, 0.4, 0.1], dtype=torch.float64)
     end = torch.full((100_000,), 0.1).double()
-    perfect = lambda z, t: gaussian.flow_map(z, t, end[: len(z)], cosine)  # noqa: E731
+    perfect = lambda z, t: gaussian.flow_map(z, t, end[: len(z)], cosine)
     alpha, sigma = (a.item() for a in cosine(grid[:1]))
     z = (alpha**2 * 0.25 + sigma**2) ** 0.5 * torch.randn(100_000, 1, generator=g, dtype=torch.float64)
     alpha, sigma = (a.item() for a in cosine(grid[-1:]))
     std = renoise(perfect, z, grid, cosine, generator=g).std()
     truth = torch.tensor((alpha**2 * 0.25 + sigma**2) ** 0.5).double()
-    close(std, truth, "A perfect consistency function and fresh noise must keep the marginals exact.", 0.0, 0.012)
+    close(
+        std,
+        truth,
+        "A perfect consistency function and fresh noise must keep the marginals exact.",
+        0.0,
+        0.012,
+    )
 
     once = renoise(f, z[:4], grid, cosine, generator=torch.Generator().manual_seed(1))
     again = renoise(f, z[:4], grid, cosine, generator=torch.Generator().manual_seed(1))
     close(once, again, "The generator must decide all randomness.", 0.0, 0.0)
-    refuses(lambda: renoise(f, z[:4], grid, cosine, noise=[z[:4]]), "Three steps need two noises: one must be refused.")
+    refuses(
+        lambda: renoise(f, z[:4], grid, cosine, noise=[z[:4]]),
+        "Three steps need two noises: one must be refused.",
+    )

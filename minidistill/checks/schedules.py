@@ -18,9 +18,11 @@ def check_schedule(schedule, variance_preserving: bool, reaches_noise: bool = Tr
     ends = torch.tensor([0.0, 1.0])  # float32
     alpha, sigma = schedule(ends)
     assert alpha.shape == sigma.shape == ends.shape, "A schedule returns (alpha, sigma), each of t's shape."
-    assert alpha.isfinite().all() and sigma.isfinite().all(), "inf or nan at an end: no logarithms and no tangents there."
+    assert alpha.isfinite().all() and sigma.isfinite().all(), (
+        "inf or nan at an end: no logarithms and no tangents there."
+    )
     assert (alpha >= 0).all() and (sigma >= 0).all(), (
-        "alpha or sigma is negative at an end in float32: cos(pi/2) is -4e-8 there. Write alpha as a sine of 1 - t."
+        "alpha or sigma is negative at an end in float32, as cos(pi/2) is. Write alpha as a sine of 1 - t."
     )
     close(alpha[0], torch.tensor(1.0), "t = 0 is data: alpha(0) = 1. Are alpha and sigma swapped?", atol=1e-6)
     close(sigma[0], torch.tensor(0.0), "t = 0 is data: sigma(0) = 0. Is time running backwards?", atol=0.0)
@@ -29,7 +31,11 @@ def check_schedule(schedule, variance_preserving: bool, reaches_noise: bool = Tr
     t = times(seed).sort().values
     alpha, sigma = schedule(t)
     if variance_preserving:
-        close(alpha**2 + sigma**2, torch.ones_like(t), "alpha^2 + sigma^2 must be 1. Is it alpha that you square?")
+        close(
+            alpha**2 + sigma**2,
+            torch.ones_like(t),
+            "alpha^2 + sigma^2 must be 1. Is it alpha that you square?",
+        )
     log_snr = (alpha / sigma).log()
     assert (log_snr.diff() < 0).all(), "The signal-to-noise ratio must fall at every time."
 
@@ -38,7 +44,9 @@ def check_cosine(cosine=schedules.cosine, seed: int = 0) -> None:
     check_schedule(cosine, variance_preserving=True, seed=seed)
     t = times(seed)
     alpha, sigma = cosine(t)
-    close(torch.atan2(sigma, alpha), math.pi / 2 * t, "The angle of (alpha, sigma) must grow at constant speed.")
+    close(
+        torch.atan2(sigma, alpha), math.pi / 2 * t, "The angle of (alpha, sigma) must grow at constant speed."
+    )
 
 
 def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
@@ -50,7 +58,13 @@ def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
     integral = (0.1 + 19.9 * middle * t[:, None]).mean(1) * t
     close(alpha**2, torch.exp(-integral), "alpha^2, not alpha, is exp(-integral of beta).", atol=1e-9)
     early = math.sqrt(-math.expm1(-(0.1 * 1e-4 + 19.9 * 1e-8 / 2)))
-    close(linear_beta(torch.tensor([1e-4]))[1], torch.tensor([early]), "1 - alpha^2 loses its digits: use expm1.", 0.0, 1e-4)
+    close(
+        linear_beta(torch.tensor([1e-4]))[1],
+        torch.tensor([early]),
+        "1 - alpha^2 loses its digits: use expm1.",
+        0.0,
+        1e-4,
+    )
 
 
 def check_sigmoid(sigmoid=schedules.sigmoid, seed: int = 0) -> None:
@@ -100,7 +114,11 @@ def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
     alpha_bar = (1 - beta).cumprod(0)
     t = torch.arange(1, n + 1, dtype=torch.float64) / n
     alpha, sigma = tabulated(alpha_bar)(t)
-    close(alpha, alpha_bar.sqrt(), "At t = (i + 1) / n, alpha = sqrt(alpha_bar[i]): not alpha_bar, not one entry off.")
+    close(
+        alpha,
+        alpha_bar.sqrt(),
+        "At t = (i + 1) / n, alpha = sqrt(alpha_bar[i]): not alpha_bar, not one entry off.",
+    )
     close(sigma, (1 - alpha_bar).sqrt(), "At t = (i + 1) / n, sigma = sqrt(1 - alpha_bar[i]).")
     check_schedule(tabulated(alpha_bar), variance_preserving=True, reaches_noise=False, seed=seed)
     zero = alpha_bar.clone()
@@ -114,20 +132,27 @@ def check_rates(rates=schedules.rates, seed: int = 0) -> None:
     t, h = times(seed), 1e-5
     for schedule in (schedules.cosine, schedules.linear_beta, schedules.sigmoid, schedules.edm):
         for rate, before, after in zip(rates(schedule, t), schedule(t - h), schedule(t + h)):
-            close(rate, (after - before) / (2 * h), "The rates are d alpha / dt and d sigma / dt.", 1e-7, 1e-7)
+            close(
+                rate, (after - before) / (2 * h), "The rates are d alpha / dt and d sigma / dt.", 1e-7, 1e-7
+            )
     close(rates(schedules.rectified_flow, t)[0], -torch.ones_like(t), "alpha falls: its rate is negative.")
 
 
 def check_log_snr(log_snr=schedules.log_snr, seed: int = 0) -> None:
     t = times(seed)
-    close(log_snr(schedules.rectified_flow, t), 2 * ((1 - t) / t).log(), "log SNR = log(alpha^2 / sigma^2): the factor 2.")
+    close(
+        log_snr(schedules.rectified_flow, t),
+        2 * ((1 - t) / t).log(),
+        "log SNR = log(alpha^2 / sigma^2): the factor 2.",
+    )
     ends = log_snr(schedules.cosine, torch.tensor([0.0, 1.0]))
     assert ends.tolist() == [math.inf, -math.inf], "log SNR is +inf at data and -inf at noise, never nan."
 
 
 def check_mix(mix=schedules.mix, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
-    # batch, channels, height and width are all 4: a time broadcast along the wrong axis would go unnoticed elsewhere
+    # batch, channels, height and width are all 4: a time broadcast along the wrong axis would go unnoticed
+    # elsewhere
     x, eps = torch.randn(2, 4, 4, 4, 4, generator=generator, dtype=torch.float64)
     t = times(seed, 4)
     z = mix(x, eps, t, schedules.cosine)
@@ -143,8 +168,16 @@ def check_beta_table(beta_table=schedules.beta_table, seed: int = 0) -> None:
     # sqrt(alpha_bar) at the last step: Lin et al. (2024), table 1
     for kind, last in (("linear", 0.006353), ("scaled_linear", 0.068265), ("squaredcos", 4.928e-05)):
         beta = beta_table(kind)
-        assert beta.shape == (1000,) and beta.dtype == torch.float64, "1000 betas, in float64 for the long product."
-        close((1 - beta).cumprod(0)[-1].sqrt(), torch.tensor(last).double(), f"{kind} ends at the wrong noise.", 1e-9, 1e-3)
+        assert beta.shape == (1000,) and beta.dtype == torch.float64, (
+            "1000 betas, in float64 for the long product."
+        )
+        close(
+            (1 - beta).cumprod(0)[-1].sqrt(),
+            torch.tensor(last).double(),
+            f"{kind} ends at the wrong noise.",
+            1e-9,
+            1e-3,
+        )
         assert 0 < beta.min() and beta.max() <= 0.999, "Betas lie in (0, 0.999]: is the cosine table capped?"
     refuses(lambda: beta_table("quadratic"), "An unknown kind must be refused.")
 
@@ -167,15 +200,22 @@ def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
         expected = torch.tensor([1 - i / steps for i in range(steps + 1)])
         close(grid, expected, "Evenly spaced from 1 down to 0, both included.", atol=1e-6)
     close(time_grid(8)[::2], time_grid(4), "Every time of 4 steps must be one of 8 steps.", atol=0.0)
-    close(time_grid(2, start=0.9, end=0.1), torch.tensor([0.9, 0.5, 0.1]), "From start down to end.", atol=1e-6)
+    close(
+        time_grid(2, start=0.9, end=0.1), torch.tensor([0.9, 0.5, 0.1]), "From start down to end.", atol=1e-6
+    )
     refuses(lambda: time_grid(0), "No steps must be refused.")
-    refuses(lambda: time_grid(4, start=0.0, end=1.0), "start below end must be refused: time runs from noise to data.")
+    refuses(
+        lambda: time_grid(4, start=0.0, end=1.0),
+        "start below end must be refused: time runs from noise to data.",
+    )
 
 
 def check_karras_sigmas(karras_sigmas=schedules.karras_sigmas, seed: int = 0) -> None:
     sigmas = karras_sigmas(18).double()
     assert sigmas.shape == (18,), "n levels: the 0 at the end is not one of them."
-    close(sigmas[[0, -1]], torch.tensor([80.0, 0.002]).double(), "From sigma_max down to sigma_min.", 1e-7, 1e-5)
+    close(
+        sigmas[[0, -1]], torch.tensor([80.0, 0.002]).double(), "From sigma_max down to sigma_min.", 1e-7, 1e-5
+    )
     root = sigmas ** (1 / 7)
     close(root.diff(), root.diff().mean().expand(17), "Evenly spaced in sigma^(1/rho).", 1e-5, 1e-4)
     refuses(lambda: karras_sigmas(1), "One level must be refused.")

@@ -1,0 +1,129 @@
+import csv
+import json
+import signal
+from functools import partial
+
+import pytest
+import torch
+
+from minidistill import __main__ as program
+from minidistill import quickstart
+from minidistill.__main__ import main
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """The whole job in two seconds: a teacher of 8 steps, a judge that knows little, a hundred samples."""
+    monkeypatch.setattr(quickstart, "TEACHER_STEPS", 8)
+    monkeypatch.setattr(quickstart, "compare", partial(quickstart.compare, n=100))
+    monkeypatch.setattr(program, "JUDGE_UPDATES", 20)
+
+
+def table(out):
+    """Everything in the table but the seconds."""
+    with open(out / "table.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def go(out, *more):
+    return main(["--updates", "20", "--out", str(out), *more])
+
+
+def test_the_job(short, tmp_path, capsys):
+    assert go(tmp_path) == 0
+    rows = table(tmp_path)
+    assert [(row["model"], row["steps"]) for row in rows] == [
+        ("teacher", "8"), ("undistilled", "4"), ("student", "4"), ("undistilled", "2"), ("student", "2"),
+        ("undistilled", "1"), ("student", "1"), ("real test data", ""),
+    ]  # fmt: skip
+    assert float(rows[0]["distance"]) == 0 and float(rows[5]["distance"]) > 0
+    files = {
+        "judge.pt",
+        "teacher.pt",
+        "student-4.pt",
+        "student-2.pt",
+        "student-1.pt",
+        "table.csv",
+        "samples.png",
+    }
+    assert {path.name for path in tmp_path.iterdir()} == files | {"settings.json"}
+    assert json.loads((tmp_path / "settings.json").read_text())["seed"] == 0
+    printed = capsys.readouterr().out
+    assert "| undistilled | 1 |" in printed and str(tmp_path) in printed
+    # a checkpoint is plain weights
+    quickstart.network(torch.zeros(1, 1, 8, 8)).load_state_dict(
+        torch.load(tmp_path / "student-1.pt", weights_only=True)["net"]
+    )
+
+
+@pytest.mark.parametrize("loss, call", [("diffusion_loss", 7), ("progressive_loss", 4)])
+def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call):
+    assert go(tmp_path / "whole") == 0
+    calls, original = [], getattr(quickstart, loss)
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(quickstart, loss, interrupted)
+    assert go(tmp_path / "cut") == 130
+    assert "--resume continues it" in capsys.readouterr().err
+    monkeypatch.setattr(quickstart, loss, original)
+    assert go(tmp_path / "cut", "--resume") == 0
+    assert table(tmp_path / "cut") == table(tmp_path / "whole")
+
+
+def test_another_seed_is_another_run(short, tmp_path):
+    assert go(tmp_path / "a") == 0 and go(tmp_path / "b", "--seed", "1") == 0
+    assert table(tmp_path / "a") != table(tmp_path / "b")
+
+
+def test_an_earlier_run_is_never_overwritten(short, tmp_path, capsys):
+    assert go(tmp_path) == 0
+    before = (tmp_path / "teacher.pt").read_bytes()
+    assert go(tmp_path) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert go(tmp_path, "--resume", "--seed", "5") == 2
+    assert "--seed 0, now 5" in capsys.readouterr().err
+    assert (tmp_path / "teacher.pt").read_bytes() == before
+    assert go(tmp_path, "--resume") == 0  # a finished run is only compared again
+
+
+def test_damaged_files_are_named(short, tmp_path, capsys):
+    assert go(tmp_path) == 0
+    (tmp_path / "student-2.pt").write_bytes(b"PK")
+    assert go(tmp_path, "--resume") == 2
+    assert "student-2.pt is not a whole checkpoint" in capsys.readouterr().err
+    (tmp_path / "settings.json").write_text("{")
+    assert go(tmp_path, "--resume") == 2
+    assert "settings.json is damaged" in capsys.readouterr().err
+
+
+def test_mnist_without_files(tmp_path, capsys):
+    assert go(tmp_path / "out", "--data", "mnist", "--folder", str(tmp_path)) == 2
+    assert "there is no train-images-idx3-ubyte" in capsys.readouterr().err
+
+
+def test_help_and_nonsense(capsys):
+    for arguments, status, text in (
+        (["--help"], 0, "--resume"),
+        (["--updates", "5"], 2, "at least 20"),
+        (["--data", "cifar"], 2, "invalid choice"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        printed = capsys.readouterr()
+        assert stop.value.code == status and text in printed.out + printed.err
+
+
+@pytest.mark.slow
+def test_the_claim(tmp_path):
+    """The defaults, about three minutes: a one-step student within a quarter of one-step DDIM's distance."""
+    assert main(["--out", str(tmp_path)]) == 0
+    rows = {(row["model"], row["steps"]): row for row in table(tmp_path)}
+    student, undistilled = rows["student", "1"], rows["undistilled", "1"]
+    assert float(student["distance"]) <= float(undistilled["distance"]) / 4
+    assert float(student["accuracy"]) >= 0.95
+    assert float(student["frechet"]) < float(undistilled["frechet"]) / 10
