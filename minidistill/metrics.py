@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from minidistill.schedules import Batch
 
 Features = Float[Tensor, "n d"]
+Training = Float[Tensor, "n *d"]  # a data set
+Others = Float[Tensor, "m d"]  # another number of samples in the same space
 
 
 def flow_map_error(a: Batch, b: Batch) -> tuple[float, float]:
@@ -36,7 +38,7 @@ def flow_map_error(a: Batch, b: Batch) -> tuple[float, float]:
     return error, square.std().item() / len(square) ** 0.5 / (2 * error) if error > 0 else 0.0
 
 
-def energy_distance(a: Features, b: Features) -> float:
+def energy_distance(a: Features, b: Others) -> float:
     """2 E|a - b| - E|a - a'| - E|b - b'|, unbiased: 0 in expectation, and often negative, for equal
     distributions.
 
@@ -51,7 +53,7 @@ def energy_distance(a: Features, b: Features) -> float:
 
 
 def sliced_wasserstein(
-    a: Features, b: Features, p: int = 2, projections: int = 128, seed: int = 0
+    a: Features, b: Others, p: int = 2, projections: int = 128, seed: int = 0
 ) -> tuple[float, float]:
     """The p-Wasserstein distance averaged over random directions, and its floor. Bonneel et al. (2015).
 
@@ -73,7 +75,7 @@ def sliced_wasserstein(
     return distance(a, b), distance(both[: len(a)], both[len(a) :])
 
 
-def frechet_distance(a: Features, b: Features, groups: int = 10) -> tuple[float, float]:
+def frechet_distance(a: Features, b: Others, groups: int = 10) -> tuple[float, float]:
     """The Frechet distance between Gaussians fitted to two sets of features, without its bias, and its
     standard error.
 
@@ -104,7 +106,7 @@ def frechet_distance(a: Features, b: Features, groups: int = 10) -> tuple[float,
     return pseudo.mean().item(), pseudo.std().item() / groups**0.5
 
 
-def plain_frechet_distance(a: Features, b: Features) -> float:
+def plain_frechet_distance(a: Features, b: Others) -> float:
     """The Frechet distance as it is usually computed, biased upwards by about C / n."""
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
@@ -115,7 +117,7 @@ def plain_frechet_distance(a: Features, b: Features) -> float:
     return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
 
 
-def precision_recall_coverage(real: Features, fake: Features, k: int = 5) -> tuple[float, float, float]:
+def precision_recall_coverage(real: Features, fake: Others, k: int = 5) -> tuple[float, float, float]:
     """The fraction of fakes near real data, of real data near fakes, and of real data that has a fake nearby.
 
     Near: closer than the k-th neighbour. Kynkaanniemi et al. (2019); coverage: Naeem et al. (2020), which
@@ -136,7 +138,7 @@ def precision_recall_coverage(real: Features, fake: Features, k: int = 5) -> tup
     return tuple(hit.double().mean().item() for hit in (in_real.any(0), in_fake.any(1), in_real.any(1)))
 
 
-def nearest_neighbour_ratio(samples: Batch, training: Batch) -> Float[Tensor, " n"]:
+def nearest_neighbour_ratio(samples: Batch, training: Training) -> Float[Tensor, " b"]:
     """The distance to the nearest training sample over that to the second nearest, per sample.
 
     0 is a copy. Compare the mean with that of held-out data: a model that generalizes has the same.

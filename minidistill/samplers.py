@@ -131,8 +131,8 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
         len(times) == steps + 1 and torch.allclose(times, time_grid(steps).to(times))
     ):
         warnings.warn(
-            f"this student was distilled for time_grid({steps}): its answers on any other grid mean nothing, and "
-            "more steps make them worse",
+            f"this student was distilled for time_grid({steps}): its answers on any other grid mean nothing, "
+            "and more steps make them worse",
             stacklevel=3,
         )
     for t, s in pairwise(times.to(z)):

@@ -69,7 +69,7 @@ def check_sampler(sampler, seed: int = 0) -> None:
     close(
         states[-1],
         x,
-        "When all data is one point, every sampler ends there. Is the last time reached, and x_hat left alone?",
+        "When all data is one point, every sampler ends there. Is the last time reached, x_hat left alone?",
     )
     assert all(t.shape == (3,) and t.dtype == z.dtype for t in asked), (
         "The denoiser gets t of shape (b,), z's dtype."
