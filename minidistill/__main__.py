@@ -174,7 +174,7 @@ def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path)
         *((m, n) for m in ("undistilled", "student") for n in (1, 2, 4)),
     ]
     figure = plots.image_rows({f"{model}, {n}": samples[model, n] for model, n in shown})
-    figure.savefig(out / "samples.png", dpi=150)
+    figure.savefig(out / "samples.png", dpi=150, bbox_inches="tight")
     print(f"\nTable, picture and checkpoints are in {out}")
 
 
