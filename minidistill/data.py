@@ -32,10 +32,8 @@ def points(name: str, n: int, seed: int = 0) -> Tensor:
         case "circles":
             x = torch.tensor(datasets.make_circles(n, noise=0.03, factor=0.5, random_state=seed)[0])
         case "checkerboard":
-            column, row = (
-                torch.randint(4, (n,), generator=generator),
-                torch.randint(2, (n,), generator=generator),
-            )
+            column = torch.randint(4, (n,), generator=generator)
+            row = torch.randint(2, (n,), generator=generator)
             cell = torch.stack([column, 2 * row + column % 2], dim=1)
             x = cell + torch.rand(n, 2, generator=generator)
         case "spiral":

@@ -70,8 +70,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """net(z, t, label=None) -> tangent, with z and the result (b, channels, height, width) and t an angle
-    (b,).
+    """net(z, t, label=None) -> tangent: z and the result (b, channels, height, width), t an angle (b,).
 
     Labels are 0 .. classes - 1; `net.null` = classes is the label that means none, for guidance, and the
     default. Raises ValueError when the image does not divide into patches.

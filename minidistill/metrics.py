@@ -1,14 +1,14 @@
 """Metrics for few-step samples, each with its error bar or its floor.
 
-    flow_map_error            distance to the samples of another sampler from the same noise. Paired, so the
-    only one
-                              that sees a small error with a thousand samples
-    energy_distance,          distance between two distributions; on a thousand samples they see gross errors
-    only sliced_wasserstein frechet_distance          the field's habit: means and covariances in some feature
-    space. Cannot see copies precision_recall_coverage quality and variety, apart nearest_neighbour_ratio   0
-    for copies of the training set, near 1 for new samples
+    flow_map_error             distance to another sampler's samples from the same noise: paired, and so the
+                               only one that sees a small error with a thousand samples
+    energy_distance,           distance between two distributions: with a thousand samples they see gross
+    sliced_wasserstein         errors only
+    frechet_distance           the field's habit: means and covariances of features. Cannot see copies
+    precision_recall_coverage  quality and variety, apart
+    nearest_neighbour_ratio    0 for copies of the training set, near 1 for new samples
 
-Everything here returns plain floats or tensors and downloads nothing: features are yours to choose, and to
+Everything here returns plain floats or tensors and downloads nothing. Features are yours to choose, and to
 state.
 """
 
@@ -39,12 +39,14 @@ def flow_map_error(a: Batch, b: Batch) -> tuple[float, float]:
 
 
 def energy_distance(a: Features, b: Others) -> float:
-    """2 E|a - b| - E|a - a'| - E|b - b'|, unbiased: 0 in expectation, and often negative, for equal
-    distributions.
+    """2 E|a - b| - E|a - a'| - E|b - b'|, without bias. Szekely & Rizzo (2013).
 
-    Szekely & Rizzo (2013). A thousand samples do not see an error below a few per cent of the spread.
+    For equal distributions it is 0 in expectation, and often negative. A thousand samples do not see an error
+    below a few per cent of the spread.
     """
     same_shape(a, b)
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"pairs within a set need at least two samples of each, got {len(a)} and {len(b)}")
 
     def within(x: Tensor) -> Tensor:
         return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
@@ -76,8 +78,7 @@ def sliced_wasserstein(
 
 
 def frechet_distance(a: Features, b: Others, groups: int = 10) -> tuple[float, float]:
-    """The Frechet distance between Gaussians fitted to two sets of features, without its bias, and its
-    standard error.
+    """The Frechet distance of two sets of features, without its sampling bias, and its standard error.
 
         |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2))
 
@@ -86,6 +87,8 @@ def frechet_distance(a: Features, b: Others, groups: int = 10) -> tuple[float, f
     negative.
     """
     same_shape(a, b)
+    if groups < 2 or a.shape[1] < 2:
+        raise ValueError(f"need at least 2 groups and 2 features, got {groups} and {a.shape[1]}")
     if min(len(a), len(b)) < 2 * groups:
         raise ValueError(
             f"{groups} groups need at least {2 * groups} samples of each, got {len(a)} and {len(b)}"
@@ -155,8 +158,7 @@ def nearest_neighbour_ratio(samples: Batch, training: Training) -> Float[Tensor,
 
 
 class Classifier(nn.Module):
-    """A small convolutional classifier: an independent judge of labels, and the feature space of our
-    distances.
+    """A small convolutional classifier: an independent judge of labels, and a space of features.
 
     net(x) -> logits; net.features(x) -> (b, 64), the activations before the last layer.
     """

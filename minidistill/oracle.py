@@ -4,14 +4,14 @@ For z_t = alpha x + sigma eps and data made of Gaussians, everything is closed f
 mixture of Gaussians, the denoiser E[x | z_t] is a softmax over components, and one more thing that networks
 never give us, the flow map that carries z_t along the probability-flow ODE to any other time s.
 
-    Gaussian         x ~ N(m, C)                    flow map: each principal axis is rescaled about its mean
-    ProductMixture   one 1-D mixture per axis,      flow map: in one dimension an ODE cannot reorder its
-    points, so
-                     then a rotation                the quantile is conserved, F_s(z_s) = F_t(z_t)
-    Empirical        a finite data set              no closed-form flow map; its flow ends on the data points
+    Gaussian         x ~ N(m, C)                   flow map: each principal axis is rescaled about its mean
+    ProductMixture   one 1-D mixture per axis,     flow map: in one dimension an ODE cannot reorder its
+                     then a rotation               points, so the quantile stays: F_s(z_s) = F_t(z_t)
+    Empirical        a finite data set             no closed-form flow map; its flow ends on the data points
 
 Run a sampler, a target or a loss on an oracle first: there the right answer is known. Every method takes any
-schedule and any times (b,), batched over z (b, *dims), in z's dtype; use float64 for exactness.
+schedule and any times (b,), batched over z (b, *dims), in z's dtype; use float64 for
+exactness.
 """
 
 import math
@@ -24,10 +24,20 @@ from minidistill.schedules import Batch, Schedule, Time, coefficients
 LOG_HALF = math.log(0.5)
 
 
+def check_dimension(z: Batch, d: int) -> None:
+    """Raises ValueError unless each sample has d numbers."""
+    if z.ndim < 2 or z[0].numel() != d:
+        raise ValueError(
+            f"this distribution has {d} dimensions: z must be (b, {d}) or images of {d} pixels, "
+            f"got {tuple(z.shape)}"
+        )
+
+
 class Gaussian:
     """N(mean, cov): linear, so that every covariance can be propagated exactly. mean: (d,), cov: (d, d)."""
 
     def __init__(self, mean: Tensor, cov: Tensor):
+        mean, cov = (a if a.is_floating_point() else a.float() for a in (mean, cov))
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
             raise ValueError(f"need mean (d,) and cov (d, d), got {tuple(mean.shape)} and {tuple(cov.shape)}")
         if not torch.allclose(cov, cov.mT):
@@ -43,6 +53,7 @@ class Gaussian:
         """E[x | z_t], linear in z."""
 
         def denoiser(z: Batch, t: Time) -> Batch:
+            check_dimension(z, len(self.mean))
             alpha, sigma = coefficients(schedule, t, z.flatten(1))
             variances, mean = self.variances.to(z), self.mean.to(z)
             gain = alpha * variances / (alpha**2 * variances + sigma**2)
@@ -54,6 +65,7 @@ class Gaussian:
 
     def flow_map(self, z: Batch, t: Time, s: Time, schedule: Schedule) -> Batch:
         """Where the probability-flow ODE carries z from time t to time s: differentiable in all of them."""
+        check_dimension(z, len(self.mean))
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (coefficients(schedule, u, z.flatten(1)) for u in (t, s))
         variances, mean, axes = self.variances.to(z), self.mean.to(z), self.axes.to(z)
         stretch = ((alpha_s**2 * variances + sigma_s**2) / (alpha_t**2 * variances + sigma_t**2)).sqrt()
@@ -75,8 +87,7 @@ class Gaussian:
 
 
 class ProductMixture:
-    """One 1-D Gaussian mixture per coordinate, then a rotation: multi-modal in any dimension, and exactly
-    solvable.
+    """One 1-D Gaussian mixture per coordinate, then a rotation: many modes in any dimension, all exact.
 
     weights, means, stds: (d, k), for d coordinates and k components. rotation: (d, d), orthogonal; x =
     rotation @ y.
@@ -93,7 +104,7 @@ class ProductMixture:
         if not (stds > 0).all():
             raise ValueError("stds must be positive; for points without width use Empirical")
         eye = torch.eye(len(means), dtype=means.dtype, device=means.device)
-        self.rotation = eye if rotation is None else rotation
+        self.rotation = eye if rotation is None else rotation.to(eye)
         if self.rotation.shape != eye.shape or not torch.allclose(
             self.rotation @ self.rotation.T, eye, atol=1e-6
         ):
@@ -107,6 +118,7 @@ class ProductMixture:
 
     def unrotate(self, z: Batch) -> Tensor:
         """z in the coordinates in which the mixtures are independent: (b, d)."""
+        check_dimension(z, len(self.means))
         return z.flatten(1) @ self.rotation.to(z)
 
     def denoiser(self, schedule: Schedule):
@@ -129,7 +141,8 @@ class ProductMixture:
         Quantiles are matched by bisection, in log CDF below the median and log survival function above it, so
         that the tails keep their digits. Differentiable once in z, t and s, backward and forward.
         """
-        y = self.unrotate(z)
+        precise = z.to(torch.promote_types(z.dtype, torch.float32))  # log_ndtr knows no half precision
+        y = self.unrotate(precise)
         (w, m_t, v_t), (_, m_s, v_s) = self.marginal(t, schedule, y), self.marginal(s, schedule, y)
         # below the median the CDF, above it the CDF of the mirrored mixture
         sign = torch.where(log_cdf(y, w, m_t, v_t) < LOG_HALF, 1.0, -1.0).to(y)
@@ -149,7 +162,7 @@ class ProductMixture:
         # one Newton step from the root: it moves nothing, and it carries the derivative (implicit function
         # theorem)
         y_s = root.detach() - (log_cdf(root.detach(), w, m_s, v_s, sign) - level) / slope.detach()
-        return (y_s @ self.rotation.to(z).T).view_as(z)
+        return (y_s @ self.rotation.to(y_s).T).view_as(z).to(z.dtype)
 
     def log_prob(self, z: Batch, t: Time, schedule: Schedule) -> Time:
         """The log density of z_t: (b,). Its gradient is the score."""
@@ -202,6 +215,7 @@ class Empirical:
         """E[x | z_t]: the points, weighted by how well each explains z. At sigma = 0, the nearest point."""
 
         def denoiser(z: Batch, t: Time) -> Batch:
+            check_dimension(z, self.points[0].numel())
             alpha, sigma = coefficients(schedule, t, z.flatten(1))
             points = self.points.flatten(1).to(z)
             # -|z - alpha x|^2 / 2 without |z|^2, which is the same for every point

@@ -7,12 +7,12 @@ Every prediction is a fixed mixture of data and noise, u = a x + b eps. Together
 
 it determines x and eps, as long as the determinant alpha b - sigma a is not 0: two equations, two unknowns.
 
-    kind        a         b          determinant                  cannot be read where
-    x           1         0          -sigma                       sigma = 0: z is already the data
-    eps         0         1          alpha                        alpha = 0: the noise says nothing about the
-    data v           -sigma    alpha      alpha^2 + sigma^2            never velocity    alpha'    sigma'
-    alpha sigma' - sigma alpha'  the SNR stands still or its rate is infinite score       0         -1/sigma
-    -alpha / sigma               alpha = 0, and sigma = 0: it is infinite
+    kind       a        b         determinant                   cannot be read where
+    x          1        0         -sigma                        sigma = 0: z is already the data
+    eps        0        1         alpha                         alpha = 0: eps says nothing about x
+    v          -sigma   alpha     alpha^2 + sigma^2             never
+    velocity   alpha'   sigma'    alpha sigma' - sigma alpha'   the SNR stands still or jumps
+    score      0        -1/sigma  -alpha / sigma                alpha = 0; and sigma = 0, where it is infinite
 
 v is from Salimans & Ho (2022), section 4 and appendix D; the velocity dz/dt of rectified flow is eps - x.
 
@@ -46,9 +46,7 @@ def basis(kind: str, schedule: Schedule, t: Time) -> tuple[Time, Time]:
             return -sigma, alpha
         case "velocity":
             return rates(schedule, t)
-        case "score":
-            return torch.zeros_like(alpha), -1 / sigma
-    raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    raise ValueError(f"kind must be one of x, eps, v and velocity (the score is -eps / sigma), got {kind!r}")
 
 
 def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, target: str) -> Batch:
@@ -122,8 +120,7 @@ def as_denoiser(
 
 
 def guided(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
-    """unconditional + scale (conditional - unconditional): 0 is unconditional, 1 conditional, above 1 pushes
-    further.
+    """unconditional + scale (conditional - unconditional): scale 1 is conditional, more pushes further.
 
     Ho & Salimans (2021), eq. 6, with scale = 1 + w.
     """

@@ -37,15 +37,16 @@ def grid_times(t: Time, n: int) -> tuple[Time, Time, Time]:
 
     Raises ValueError unless every t is one of 1/n, 2/n, ..., 1, to the precision of its dtype.
     """
-    if n < 1:
-        raise ValueError(f"a student takes at least one step, got n = {n}")
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"a student takes a whole number of steps, at least one, got n = {n}")
     # half-precision times cannot tell 1023 / 1024 from its neighbours, so they are counted in float32
     exact = t.to(torch.promote_types(t.dtype, torch.float32))
     i = (exact * n).round()
-    off = (i < 1) | (i > n) | ((i / n - exact).abs() > 2 * torch.finfo(t.dtype).eps)
-    if off.any():
+    # a float64 time may come from a float32 grid: it is off only by more than float32 rounding
+    on = (i >= 1) & (i <= n) & ((i / n - exact).abs() <= 1e-6 + 2 * torch.finfo(t.dtype).eps)
+    if not on.all():
         raise ValueError(
-            f"a student of {n} steps lives on t = 1/{n}, 2/{n}, ..., 1, got t = {t[off][0].item():g}"
+            f"a student of {n} steps lives on t = 1/{n}, 2/{n}, ..., 1, got t = {t[~on][0].item():g}"
         )
     return i / n, (i - 0.5) / n, (i - 1) / n
 
@@ -84,12 +85,11 @@ def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Sche
 
 
 def weight(kind: str, log_snr: Time, gamma: float = 5.0) -> Time:
-    """The weight of ||x_hat - x||^2, in x space. Salimans & Ho (2022), section 4, eq. 9 and 10.
+    """The weight of ||x_hat - x||^2, in x space. Salimans & Ho (2022), section 4.
 
     "constant": 1, the error in x. "snr": the error in eps; 0 at t = 1, so a one-step student would learn
-    nothing.
-    "truncated_snr": max(SNR, 1). "snr+1": the error in v when alpha^2 + sigma^2 = 1. "min_snr": min(SNR,
-    gamma), Hang et al. (2023); 0 at t = 1 as well.
+    nothing. "truncated_snr": max(SNR, 1). "snr+1": the error in v when alpha^2 + sigma^2 = 1. "min_snr":
+    min(SNR, gamma), Hang et al. (2023); 0 at t = 1 as well.
     """
     snr = log_snr.exp()
     match kind:
@@ -117,10 +117,21 @@ def diffusion_loss(
 
     Salimans & Ho (2022), algorithm 1.
     """
-    t = 1 - torch.rand(
-        x.shape[:1], generator=generator, dtype=x.dtype, device=x.device
-    )  # rand can be 0, never 1
-    error = (denoiser(mix(x, randn_like(x, generator), t, schedule), t) - x).square().flatten(1).mean(1)
+    weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
+    precise = torch.promote_types(x.dtype, torch.float32)
+    # rand can be 0, where the weight is infinite, but never 1
+    t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=precise, device=x.device)
+    z = mix(x, randn_like(x, generator), t, schedule)
+    return weighted_error(denoiser(z, t.to(x.dtype)), x, t, schedule, weighting)
+
+
+def weighted_error(
+    x_hat: Batch, x: Batch, t: Time, schedule: Schedule, weighting: str
+) -> Float[Tensor, " b"]:
+    """weight(SNR_t) times the mean squared error of each sample. Raises ValueError for unequal shapes."""
+    if x_hat.shape != x.shape:
+        raise ValueError(f"the denoiser returned shape {tuple(x_hat.shape)} for samples of {tuple(x.shape)}")
+    error = (x_hat - x).square().reshape(len(x), -1).mean(1)
     return weight(weighting, log_snr(schedule, t)) * error
 
 
@@ -138,26 +149,28 @@ def progressive_loss(
     Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0
     is not. Mean over each sample, weighted; no clipping. The data is only used to make z_t.
     """
-    if n < 1:
-        raise ValueError(f"a student takes at least one step, got n = {n}")
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"a student takes a whole number of steps, at least one, got n = {n}")
+    weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
     i = torch.randint(1, n + 1, x.shape[:1], generator=generator, device=x.device)
-    t = i.to(x.dtype) / n
+    t = i.to(torch.promote_types(x.dtype, torch.float32)) / n  # half precision cannot count to 1024
     z = mix(x, randn_like(x, generator), t, schedule)
     target = two_step_target(teacher, z, t, n, schedule)
-    error = (student(z, t) - target).square().flatten(1).mean(1)
-    return weight(weighting, log_snr(schedule, t)) * error
+    return weighted_error(student(z, t.to(x.dtype)), target, t, schedule, weighting)
 
 
 def halvings(start: int, end: int = 1) -> list[int]:
     """The step counts of the students of a teacher of `start` steps: 8 -> [4, 2, 1].
 
-    Raises ValueError unless start is end times a power of two.
+    None are needed from `end` itself: []. Raises ValueError unless start is end times a power of two.
     """
     steps = [start]
     while steps[-1] > end >= 1 and steps[-1] % 2 == 0:
         steps.append(steps[-1] // 2)
-    if steps[-1] != end or len(steps) == 1:
-        raise ValueError(f"halving {start} steps never reaches {end}: start must be end times 2, 4, 8, ...")
+    if steps[-1] != end or end < 1:
+        raise ValueError(
+            f"halving {start} steps never reaches {end}: start must be end times 1, 2, 4, 8, ..."
+        )
     return steps[1:]
 
 

@@ -97,8 +97,7 @@ def compare(
     n: int = 1000,
     seed: int = 0,
 ) -> tuple[list[dict], dict[tuple[str, int], Tensor]]:
-    """The table, and the samples behind it by (model, steps): undistilled DDIM and the student at every step
-    count.
+    """The table, and the samples behind it by (model, steps): undistilled and student at every step count.
 
     All start from the same n noises and labels. Distance: to the teacher's own samples, RMS per pixel, with
     its standard error. Frechet: between the judge's 64 features of the samples and of the training data,

@@ -35,16 +35,19 @@ Times = Float[Tensor, " n"]  # n times for n - 1 steps, decreasing
 
 
 def ddim_step(x_hat: Batch, z: Batch, t: Time, s: Time, schedule: Schedule) -> Batch:
-    """Keep the data and the noise that x_hat implies, and mix them for time s: alpha_s x_hat + sigma_s
-    eps_hat.
+    """Keep the data and the noise that x_hat implies, and mix them anew: alpha_s x_hat + sigma_s eps_hat.
 
-    t must be above the clean end, where there is no noise to keep. With s > t it runs backwards: DDIM
-    inversion.
+    With s > t it runs backwards: DDIM inversion. Raises ValueError where sigma_t = 0: there is no noise to
+    keep.
     """
     if x_hat.shape != z.shape:
         raise ValueError(f"x_hat has shape {tuple(x_hat.shape)} but z has {tuple(z.shape)}")
     alpha_t, sigma_t = coefficients(schedule, t, z)
     alpha_s, sigma_s = coefficients(schedule, s, z)
+    if (sigma_t == 0).any():
+        raise ValueError(
+            "a DDIM step cannot start where sigma = 0: z is the data and no noise is there to keep"
+        )
     eps = (z - alpha_t * x_hat) / sigma_t
     return alpha_s * x_hat + sigma_s * eps
 
@@ -54,7 +57,8 @@ def ddim(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, traject
     states = [z]
     for t, s in intervals(denoiser, z, times):
         z = ddim_step(denoiser(z, t), z, t, s, schedule)
-        states = [*states, z] if trajectory else [z]
+        if trajectory:
+            states.append(z)
     return torch.stack(states) if trajectory else z
 
 
@@ -63,7 +67,8 @@ def euler(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajec
     states = [z]
     for t, s in intervals(denoiser, z, times):
         z = z + like(s - t, z) * convert(denoiser(z, t), z, t, schedule, "x", "velocity")
-        states = [*states, z] if trajectory else [z]
+        if trajectory:
+            states.append(z)
     return torch.stack(states) if trajectory else z
 
 
@@ -80,7 +85,8 @@ def heun(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, traject
             slope_s = convert(denoiser(z_s, s), z_s, s, schedule, "x", "velocity")
             z_s = z + like(s - t, z) * (slope + slope_s) / 2
         z = z_s
-        states = [*states, z] if trajectory else [z]
+        if trajectory:
+            states.append(z)
     return torch.stack(states) if trajectory else z
 
 
@@ -93,32 +99,38 @@ def renoise(
     generator: torch.Generator | None = None,
     trajectory: bool = False,
 ) -> Tensor:
-    """Multistep consistency sampling: f jumps to times[-1], fresh noise lifts back to the next time, f jumps
-    again.
+    """Multistep consistency sampling: f jumps to times[-1], fresh noise lifts to the next time, and so on.
 
     Ends on f, never on noise. n steps need n - 1 noises: pass them, or a generator to draw them from. The
     lift from the end e, where f lands, to time s keeps the marginals exact: alpha_s / alpha_e times the
     sample, plus noise of the variance that is missing. For EDM times that end at t_min, this is sqrt(s^2 -
     t_min^2).
     """
-    if noise is not None and len(noise) != len(times) - 2:
-        raise ValueError(f"{len(times) - 1} steps re-noise {len(times) - 2} times, got {len(noise)} noises")
-    states = [z]
-    for i, (t, s) in enumerate(intervals(f, z, times)):
+    steps = list(intervals(f, z, times))
+    lifts = len(steps) - 1
+    if noise is not None and [n.shape for n in noise] != [z.shape] * lifts:
+        raise ValueError(
+            f"{len(steps)} steps re-noise {lifts} times: need as many noises of shape {tuple(z.shape)}, "
+            f"got {[tuple(n.shape) for n in noise]}"
+        )
+    states, end = [z], steps[-1][1]
+    for i, (t, s) in enumerate(steps):
         z = f(z, t)
-        if i < len(times) - 2:
-            fresh = noise[i] if noise is not None else randn_like(z, generator)
-            alpha_s, sigma_s = coefficients(schedule, s, z)
-            alpha_e, sigma_e = coefficients(schedule, times.to(z)[-1].expand(len(z)), z)
+        if i < lifts:
+            (alpha_s, sigma_s), (alpha_e, sigma_e) = (
+                coefficients(schedule, s, z),
+                coefficients(schedule, end, z),
+            )
+            fresh = noise[i].to(z) if noise is not None else randn_like(z, generator)
             keep = alpha_s / alpha_e
             z = keep * z + (sigma_s**2 - (keep * sigma_e) ** 2).clamp(min=0).sqrt() * fresh
-        states = [*states, z] if trajectory else [z]
+        if trajectory:
+            states.append(z)
     return torch.stack(states) if trajectory else z
 
 
 def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time, Time]]:
-    """(t, s) for each step, each (b,). Raises ValueError unless times is a decreasing grid that ends at 0 or
-    above.
+    """(t, s) for each step, each (b,). Raises ValueError unless times fall and end at 0 or above.
 
     Warns when the denoiser is a student that was distilled for another grid.
     """

@@ -47,8 +47,7 @@ def cosine(t: Time) -> tuple[Time, Time]:
 
 
 def sigmoid(t: Time) -> tuple[Time, Time]:
-    """alpha^2 falls from 1 to 0 like a logistic function of -6 t + 3. Jabri et al. (2023), start -3, end 3,
-    tau 1.
+    """alpha^2 falls from 1 to 0 like a logistic function. Jabri et al. (2023), start -3, end 3, tau 1.
 
     alpha' is infinite at t = 1 and sigma' at t = 0. (DDPM code has another "sigmoid", for its betas.)
     """
@@ -70,8 +69,8 @@ def rectified_flow(t: Time) -> tuple[Time, Time]:
 def shifted(schedule: Schedule, shift: float) -> Schedule:
     """The schedule at time shift t / (1 + (shift - 1) t): for shift > 1, more of the time is spent in noise.
 
-    For rectified flow this lowers log SNR by 2 log(shift) everywhere; shifts multiply, and 1 / shift undoes
-    one. Esser et al. (2024), eq. 23. Raises ValueError unless shift > 0.
+    For times in [0, 1]. It lowers log SNR of rectified flow by 2 log(shift) everywhere; shifts multiply, and
+    1 / shift undoes one. Esser et al. (2024), eq. 23. Raises ValueError unless shift > 0.
     """
     if not shift > 0:
         raise ValueError(f"shift must be positive (1 changes nothing), got {shift}")
@@ -85,14 +84,7 @@ def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
     Between two entries (alpha, sigma) moves along the chord and is pushed out to the unit circle.
     Raises ValueError unless the table lies in [0, 1] and never rises.
     """
-    if alpha_bar.ndim != 1 or not alpha_bar.is_floating_point():
-        raise ValueError(
-            f"alpha_bar must be a 1-D float tensor, got {alpha_bar.dtype}, shape {tuple(alpha_bar.shape)}"
-        )
-    if not (0 <= alpha_bar[-1] and alpha_bar[0] <= 1 and (alpha_bar.diff() <= 0).all()):
-        raise ValueError(
-            "alpha_bar = cumprod(1 - beta) must fall from at most 1 to at least 0; are these the betas?"
-        )
+    check_table(alpha_bar)
     alpha_bar = torch.cat([alpha_bar.new_ones(1), alpha_bar]).double()
     corners = torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])  # (2, n + 1), on the unit circle
 
@@ -115,6 +107,10 @@ def coefficients(schedule: Schedule, t: Time, z: Batch) -> tuple[Tensor, Tensor]
 
     Raises ValueError unless there is one floating-point time for each sample.
     """
+    if z.ndim == 0 or not z.is_floating_point():
+        raise ValueError(
+            f"samples must be a float tensor (b, *dims), got {z.dtype} of shape {tuple(z.shape)}"
+        )
     if not (isinstance(t, Tensor) and t.is_floating_point() and t.shape == z.shape[:1]):
         got = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"{t!r}"
         raise ValueError(f"t must be a float tensor of shape ({z.shape[0]},), one time per sample, got {got}")
@@ -147,7 +143,7 @@ def rates(schedule: Schedule, t: Time) -> tuple[Time, Time]:
 
 
 def log_snr(schedule: Schedule, t: Time) -> Time:
-    """log(alpha^2 / sigma^2): +inf at pure data, -inf at pure noise. Kingma et al. (2021), eq. 3."""
+    """log(alpha^2 / sigma^2): +inf at pure data, -inf at pure noise. Kingma et al. (2021)."""
     alpha, sigma = schedule(t)
     return 2 * (alpha.log() - sigma.log())
 
@@ -162,7 +158,7 @@ def beta_table(kind: str, n: int = 1000) -> Float[Tensor, " n"]:
     Rombach et al. (2022). "squaredcos": Nichol & Dhariwal (2021), eq. 17, capped at 0.999. The end values are
     those of n = 1000.
     """
-    if n < 1:
+    if not isinstance(n, int) or n < 1:
         raise ValueError(f"a table needs at least one step, got n = {n}")
     match kind:
         case "linear":
@@ -177,17 +173,26 @@ def beta_table(kind: str, n: int = 1000) -> Float[Tensor, " n"]:
 
 
 def zero_terminal_snr(alpha_bar: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The table, shifted and scaled in sqrt(alpha_bar) so that it ends at exactly 0 and starts where it
-    started.
+    """The table, shifted and scaled in sqrt(alpha_bar): it ends at exactly 0 and starts where it did.
 
     Lin et al. (2024), algorithm 1. Raises ValueError for a table that does not fall.
     """
-    if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or not alpha_bar[0] > alpha_bar[-1] >= 0:
-        raise ValueError(
-            "alpha_bar must be a table of at least two values that falls towards 0; are these the betas?"
-        )
+    check_table(alpha_bar)
+    if not alpha_bar[0] > alpha_bar[-1]:
+        raise ValueError("alpha_bar must fall: a table of one value cannot be stretched to 0")
     alpha = alpha_bar.sqrt()
     return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+
+
+def check_table(alpha_bar: Float[Tensor, " n"]) -> None:
+    """Raises ValueError unless alpha_bar is a 1-D float tensor in [0, 1] that never rises."""
+    if not (isinstance(alpha_bar, Tensor) and alpha_bar.ndim == 1 and alpha_bar.is_floating_point()):
+        raise ValueError(f"alpha_bar must be a 1-D float tensor, got {alpha_bar!r:.60}")
+    falls = len(alpha_bar) > 0 and 0 <= alpha_bar[-1] and alpha_bar[0] <= 1 and (alpha_bar.diff() <= 0).all()
+    if not falls:
+        raise ValueError(
+            "alpha_bar = cumprod(1 - beta) must fall from at most 1 to at least 0; are these betas?"
+        )
 
 
 # grids of times
@@ -197,7 +202,7 @@ def time_grid(
     steps: int, start: float = 1.0, end: float = 0.0, dtype: torch.dtype | None = None
 ) -> Float[Tensor, " n"]:
     """steps + 1 even times from start (noise) down to end (data). Twice the steps keep every time."""
-    if steps < 1:
+    if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"sampling needs at least one step, got steps = {steps}")
     if not start > end:
         raise ValueError(
@@ -217,7 +222,7 @@ def karras_sigmas(
 
     Karras et al. (2022), eq. 5, without the 0 at the end. Halving n does not keep every second level.
     """
-    if n < 2:
+    if not isinstance(n, int) or n < 2:
         raise ValueError(f"two ends need at least two levels, got n = {n}")
     if not (0 < sigma_min < sigma_max and rho > 0):
         raise ValueError(

@@ -44,8 +44,8 @@ def train(
     The learning rate rises linearly over `warmup` steps and falls linearly to 0. `ema`, a copy of net,
     follows it with decay min(ema_decay, (1 + step) / (10 + step)). With `checkpoint`, the run is saved there
     every `save_every` steps, on Ctrl-C and at the end, and an existing file is continued. Raises ValueError
-    for data that does not fit together and for a checkpoint of another run, FloatingPointError when the loss
-    is no longer finite.
+    for data that does not fit together and for a checkpoint of another run, FloatingPointError instead
+    of saving when the loss is not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if len({len(a) for a in data}) != 1:

@@ -69,6 +69,26 @@ class StraightLine(ProductMixture):
         return z + (s - t)[:, None] * (z - self.denoiser(schedule)(z, t)) / t[:, None] + 0 * grid.sum()
 
 
+class ClampedTimes(ProductMixture):
+    def flow_map(self, z, t, s, schedule):
+        return super().flow_map(z, t.clamp(0.01, 80), s.clamp(0.01, 80), schedule)
+
+
+class ClampedValues(ProductMixture):
+    def flow_map(self, z, t, s, schedule):
+        return super().flow_map(z, t, s, schedule).clamp(-60, 60)
+
+
+class NoGradient(ProductMixture):
+    def flow_map(self, z, t, s, schedule):
+        return super().flow_map(z, t, s, schedule).detach() + 0 * z
+
+
+class FlatImages(ProductMixture):
+    def flow_map(self, z, t, s, schedule):
+        return super().flow_map(z, t, s, schedule).flatten(1)
+
+
 class DividesByZero(Empirical):
     def denoiser(self, schedule):
         def denoiser(z, t):
@@ -88,7 +108,16 @@ class NoFactorOfTwo(Empirical):
 
 MISTAKES = {
     checks.check_gaussian: [NoNoiseInTheGain, StretchByVariance, NoStretch],
-    checks.check_product_mixture: [PriorWeights, RotatedTheWrongWay, CdfOnly, StraightLine],
+    checks.check_product_mixture: [
+        PriorWeights,
+        RotatedTheWrongWay,
+        CdfOnly,
+        StraightLine,
+        ClampedTimes,
+        ClampedValues,
+        NoGradient,
+        FlatImages,
+    ],
     checks.check_empirical: [DividesByZero, NoFactorOfTwo],
 }
 

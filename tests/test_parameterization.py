@@ -141,6 +141,29 @@ MISTAKES = {
     "conditioned on t, not on the noise level (P14)": (checks.check_as_denoiser, raw_time),
     "data_std ignored": (checks.check_as_denoiser, no_data_std),
     "conditioning copied": (checks.check_as_denoiser, drops_conditioning),
+    "refuses only when all times are singular": (
+        checks.check_convert,
+        lambda pred, z, t, schedule, source, target: (
+            convert(pred, z, t, schedule, source, target)
+            if (schedule(t)[0] * schedule(t)[1] == 0).all()
+            else (
+                convert(
+                    pred, z, t.clamp(1e-6, 1 - 1e-6) if schedule is cosine else t, schedule, source, target
+                )
+            )
+        ),
+    ),
+    "refuses small noise": (
+        checks.check_convert,
+        lambda pred, z, t, schedule, source, target: convert(
+            pred, z, torch.where(schedule(t)[1] < 0.05, 0 * t, t), schedule, source, target
+        ),
+    ),
+    "always float64": (
+        checks.check_convert,
+        lambda pred, z, t, *kinds: convert(pred.double(), z.double(), t.double(), *kinds),
+    ),
+    "the gradient is lost": (checks.check_convert, lambda *a: convert(*a).detach()),
     "guidance of Ho & Salimans' w = scale - 1": (
         checks.check_guided,
         lambda c, u, scale: guided(c, u, 1 + scale),

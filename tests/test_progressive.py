@@ -69,9 +69,9 @@ def target_with(
         with torch.set_grad_enabled(not no_grad):
             m, s = middle(t, n)
             x_1 = teacher(z, t)
-            z_m = ddim_step(x_1, z, t, m, schedule)
+            z_m = checks.step(x_1, z, t, m, schedule)
             x_2 = teacher(second_z(z, z_m) if second_z else z_m, second_t(t, m) if second_t else m)
-            z_s = ddim_step(x_2, z_m, m, s, schedule)
+            z_s = checks.step(x_2, z_m, m, s, schedule)
             if formula is None:
                 return solve(z, z_s, t, s, schedule)
             # coefficients in the precision of t, as ours are
@@ -121,7 +121,7 @@ def naive_blend_saved_at(index):
     def formula(x_1, x_2, a, b, t, n, **_):
         rho = [p / q for p, q in zip(a, b)]
         found = ((rho[1] - rho[0]) * x_1 + (rho[2] - rho[1]) * x_2) / (rho[2] - rho[0])
-        return torch.where(column(t * n, x_1) == index, x_2, found)
+        return torch.where(column((t * n).round(), x_1) == index, x_2, found)
 
     return formula
 
@@ -172,19 +172,31 @@ TARGETS = {
         lambda z, z_s, a, b, **_: (z_s - (b[2] / b[0]).flatten() * z) / (a[2].flatten() - (b[2] / b[0] * a[0]).flatten())
     ),
     "D4: the quotient, in bfloat16": quotient_target,
+    "i counted by cutting off": lambda teacher, z, t, n, schedule: two_step_target(
+        teacher, z, ((t.double() * n).long().clamp(min=1) / n).to(t), n, schedule
+    ),
+    "gradients switched off for good": lambda *a: (torch.set_grad_enabled(False), two_step_target(*a))[1],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("mistake", TARGETS)
 def test_wrong_target_is_caught(mistake, unchecked_shapes):
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError), torch.enable_grad():
         checks.check_two_step_target(TARGETS[mistake])
 
 
 # wrong losses
 
 
-def loss_with(index=lambda i, n: i, target=two_step_target, error=None, reduce=None, times=lambda t, n: t):
+def loss_with(
+    index=lambda i, n: i,
+    target=two_step_target,
+    error=None,
+    reduce=None,
+    times=lambda t, n: t,
+    noisy=lambda x, eps, t, n, schedule: mix(x, eps, t, schedule),
+    checked=True,
+):
     """The loss, with one thing changed."""
 
     def loss(student, teacher, x, n, schedule, weighting="snr+1", generator=None):
@@ -194,9 +206,11 @@ def loss_with(index=lambda i, n: i, target=two_step_target, error=None, reduce=N
         i = index(torch.randint(1, n + 1, x.shape[:1], generator=generator), n)
         t = times(i.to(x.dtype) / n, n)
         eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        z = mix(x, eps, t, schedule)
+        z = noisy(x, eps, t, n, schedule)
         wanted = target(teacher, z, t, n, schedule)
         found = student(z, t)
+        if checked and found.shape != x.shape:
+            raise ValueError("another shape")
         square = error(found, wanted, z, t, schedule) if error else (found - wanted).square()
         per_sample = square.flatten(1).mean(1)
         weighted = progressive.weight(weighting, log_snr(schedule, t)) * per_sample
@@ -241,6 +255,20 @@ LOSSES = {
     "38: gradient reaches the teacher": loss_with(target=shared_teacher),
     "38: student detached": loss_with(error=lambda found, wanted, z, t, schedule: (found.detach() - wanted).square()
                                       + 0 * found),
+    "z mixed at s": loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, eps, t - 1 / n, schedule)),
+    "z with the variance for the standard deviation": loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, eps * column(schedule(t)[1], x), t, schedule)
+    ),
+    "uniform noise": loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, 12**0.5 * (torch.special.ndtr(eps) - 0.5), t, schedule)),
+    "one noise for the batch": loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, eps[:1].expand_as(x).clone(), t, schedule)),
+    "the data ignored": loss_with(noisy=lambda x, eps, t, n, schedule: mix(0 * x, eps, t, schedule)),
+    "the cosine schedule whatever is asked for": lambda student, teacher, x, n, schedule, weighting="snr+1", generator=None: (
+        progressive_loss(student, teacher, x, n, cosine, weighting, generator)
+    ),
+    "1 / sigma^2 for SNR + 1 on any schedule": loss_with(
+        reduce=lambda per_sample, weighting, snr: per_sample * (snr**0.5 + 1) ** 2 if weighting == "snr+1" else (
+            progressive.weight(weighting, snr.log()) * per_sample)),
+    "a student of another shape is broadcast": loss_with(checked=False),
     "the mean over the batch": lambda *a, **k: progressive_loss(*a, **k).mean(),
     "global randomness": lambda student, teacher, x, n, schedule, weighting="snr+1", generator=None: progressive_loss(
         student, teacher, x, n, schedule, weighting),
@@ -416,13 +444,13 @@ def test_bad_input(unchecked_shapes):
         (torch.tensor([0.5, 0.6]), 4, "got t = 0.6"),
         (torch.tensor([0.0, 1.0]), 4, "got t = 0"),
         (torch.tensor([1.25, 1.0]), 4, "got t = 1.25"),
-        (torch.tensor([1.0, 1.0]), 0, "at least one step"),
+        (torch.tensor([1.0, 1.0]), 0, "at least one, got n = 0"),
         (torch.tensor([1.0]), 4, "one time per sample"),
         (torch.tensor([1, 1]), 4, "float tensor"),
     ):
         with pytest.raises(ValueError, match=sentence):
             two_step_target(checks.teacher, z, t, n, cosine)
-    with pytest.raises(ValueError, match="at least one step"):
+    with pytest.raises(ValueError, match="at least one, got n = 0"):
         progressive_loss(checks.teacher, checks.teacher, z, 0, cosine)
     with pytest.raises(ValueError, match="truncated_snr"):
         progressive_loss(checks.teacher, checks.teacher, z, 4, cosine, weighting="snr + 1")

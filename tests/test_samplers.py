@@ -190,6 +190,46 @@ MISTAKES = {
     ),
     "heun: first order, second slope at the old point": (checks.check_heun, sampler_with(heun_at("t", "s"))),
     "heun: first order, second slope at the old time": (checks.check_heun, sampler_with(heun_at("s", "t"))),
+    "heun: eps - x on every schedule": (
+        checks.check_heun,
+        lambda f, z, times, schedule, trajectory=False: heun(
+            f, z, times, rectified_flow if schedule is cosine and len(times) == 2 else schedule, trajectory
+        ),
+    ),
+    "heun: the last step is always Euler": (
+        checks.check_heun,
+        lambda f, z, times, schedule, trajectory=False: (
+            torch.cat(
+                [
+                    (path := heun(f, z, times, schedule, trajectory=True))[:-1],
+                    euler(f, path[-2], times[-2:], schedule)[None],
+                ]
+            )
+            if trajectory
+            else euler(f, heun(f, z, times[:-1], schedule) if len(times) > 2 else z, times[-2:], schedule)
+        ),
+    ),
+    "step: a floor under sigma": (
+        checks.check_ddim_step,
+        step_with(lambda x, z, a, b, c, d: c * x + d / b.clamp(min=0.01) * (z - a * x)),
+    ),
+    "step: x_hat for the whole batch when one s is 0": (
+        checks.check_ddim_step,
+        lambda x, z, t, s, schedule: x if (s == 0).any() else ddim_step(x, z, t, s, schedule),
+    ),
+    "renoise: not divided by alpha where f lands": (
+        checks.check_renoise,
+        renoise_with(
+            lambda x, n, s, e, schedule: (
+                coefficients(schedule, s, x)[0] * x
+                + (
+                    coefficients(schedule, s, x)[1] ** 2
+                    - (coefficients(schedule, s, x)[0] * coefficients(schedule, e, x)[1]) ** 2
+                ).sqrt()
+                * n
+            )
+        ),
+    ),
     "heun: only Euler": (checks.check_heun, sampler_with(euler_step)),
     "renoise: tau for sqrt(tau^2 - t_min^2)": (checks.check_renoise, renoise_with(lift_ignoring_the_end)),
     "renoise: the sample is not scaled": (checks.check_renoise, renoise_with(lift_without_scaling)),
@@ -293,7 +333,7 @@ def test_bad_input(unchecked_shapes):
     ):
         with pytest.raises(ValueError, match=sentence):
             ddim(lambda z, t: z, z, times, cosine)
-    with pytest.raises(ValueError, match="2 steps re-noise 1 times, got 2 noises"):
+    with pytest.raises(ValueError, match="2 steps re-noise 1 times: need as many"):
         renoise(lambda z, t: z, z, time_grid(2), cosine, noise=[z, z])
 
 

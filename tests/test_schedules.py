@@ -65,6 +65,15 @@ MISTAKES = {
         lambda a: lambda t: tabulated(a)((t - 1 / len(a)).clamp(min=0)),
     ),
     "tabulated: alpha_bar for alpha (30)": (checks.check_tabulated, lambda a: tabulated(a**2)),
+    "tabulated: the nearest entry": (
+        checks.check_tabulated,
+        lambda a: lambda t: tabulated(a)((t * len(a)).round() / len(a)),
+    ),
+    "tabulated: the next entry": (
+        checks.check_tabulated,
+        lambda a: lambda t: tabulated(a)((t * len(a) - 1e-9).ceil() / len(a)),
+    ),
+    "tabulated: no derivative": (checks.check_tabulated, lambda a: lambda t: tabulated(a)(t.detach())),
     "rates: of alpha squared": (
         checks.check_rates,
         lambda f, t: tuple(2 * c * r for c, r in zip(f(t), schedules.rates(f, t))),

@@ -112,6 +112,30 @@ def check_product_mixture(ProductMixture=oracle.ProductMixture, seed: int = 0) -
     close(
         back, tails, "The tails lose their digits: match log CDF on the left and log SF on the right.", 1e-9
     )
+    # from pure noise to clean data and back; EDM's large times; gradients; images; float32
+    ends = torch.ones(40, dtype=torch.float64), torch.zeros(40, dtype=torch.float64)
+    for schedule, scale in ((cosine, 1.0), (edm, 80.0)):
+        noise = scale * z
+        data = thing.flow_map(noise, scale * ends[0], ends[1], schedule)
+        if schedule is cosine:  # from a unit Gaussian to the data: the quantile is conserved
+            y, parts = data @ thing.rotation, (thing.weights, thing.means, thing.stds)
+            level = sum(w * torch.special.ndtr((y - m) / s) for w, m, s in zip(*(a.T for a in parts)))
+            quantile = torch.special.ndtr(noise @ thing.rotation)
+            close(level, quantile, "From t = 1 to 0 the quantile must stay: are the times clipped?", 1e-9)
+        back = thing.flow_map(data, ends[1], scale * ends[0], schedule)
+        close(back, noise, "From noise to data and back: are times or values clipped?", scale * 1e-9)
+    few = z[:3].clone().requires_grad_(), ends[0][:3] * 0.8, ends[0][:3] * 0.3
+    (gradient,) = torch.autograd.grad(thing.flow_map(*few, cosine).square().sum(), few[0])
+    shift = torch.zeros_like(few[0])
+    shift[0, 1] = 1e-6
+    change = thing.flow_map(few[0].detach() + shift, *few[1:], cosine).square().sum()
+    change = change - thing.flow_map(few[0].detach() - shift, *few[1:], cosine).square().sum()
+    close(gradient[0, 1], change / 2e-6, "The flow map must carry the gradient in z.", 1e-6, 1e-6)
+    image = thing.flow_map(z.reshape(40, 1, 3, 1), 0.8 * ends[0], ends[1], cosine)
+    assert image.shape == (40, 1, 3, 1), "Images are points with more axes, and stay images."
+    assert thing.flow_map(z.float(), *(e.float() for e in ends), cosine).dtype == torch.float32, (
+        "float32 stays."
+    )
     component = (thing.weights * thing.means).sum(1)
     variance = (thing.weights * (thing.stds**2 + thing.means**2)).sum(1) - component**2
     check_samples(

@@ -54,6 +54,22 @@ def check_convert(convert=parameterization.convert, seed: int = 0) -> None:
     along = (mix(x, eps, t + h, cosine) - mix(x, eps, t - h, cosine)) / (2 * h * math.pi / 2)
     close(convert(x, z, t, cosine, "x", "v"), along, "v = dz / d(angle): check its sign.", 1e-7, 1e-7)
 
+    # close to the ends, in float32, and with a gradient
+    for time in (1e-3, 1 - 1e-3):
+        near = torch.full((4,), time, dtype=torch.float64)
+        found = convert(eps, mix(x, eps, near, cosine), near, cosine, "eps", "x")
+        close(found, x, "Close to an end the conversion still exists: do not refuse it.", 1e-8)
+    single = convert(eps.float(), z.float(), t.float(), cosine, "eps", "v")
+    assert single.dtype == torch.float32, "float32 in, float32 out."
+    learned = eps.clone().requires_grad_()
+    assert convert(learned, z, t, cosine, "eps", "v").requires_grad, (
+        "The gradient must pass: losses convert, too."
+    )
+    one_singular = torch.tensor([1.0, 0.5, 0.5, 0.5], dtype=torch.float64)
+    refuses(
+        lambda: convert(eps, z, one_singular, cosine, "eps", "x"), "One singular time is enough to refuse."
+    )
+
     # the ends: all of v and velocity, one side of x and eps
     ones, zeros = torch.ones(4).double(), torch.zeros(4).double()
     v = predictions["v"]

@@ -88,6 +88,18 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
                 1e-12,
             )
 
+    # any n, and times that are exact to float32 only, as time_grid's are
+    for count in (3, 7, 10, 49):
+        grid = torch.arange(1, count + 1) / count
+        z_n = torch.randn(count, 2, generator=g, dtype=torch.float64)
+        for times in (grid.double(), torch.arange(1, count + 1, dtype=torch.float64) / count):
+            m, s = times - 0.5 / count, (times - 1 / count).clamp(min=0)
+            z_m = step(teacher(z_n, times), z_n, times, m, cosine)
+            z_s = step(teacher(z_m, m), z_m, m, s, cosine)
+            landed = step(two_step_target(teacher, z_n, times, count, cosine), z_n, times, s, cosine)
+            hint = f"At n = {count} the student does not land: count i = t n by rounding, not by cutting off."
+            close(landed, z_s, hint, 1e-5)
+
     # T5: what does not change along the way must come out unchanged
     constant = torch.randn(4, 4, 4, 4, generator=g, dtype=torch.float64)
     close(
@@ -138,6 +150,7 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
     # T12: a constant, and one sample at a time
     slope = torch.ones((), dtype=torch.float64, requires_grad=True)
     learned = two_step_target(lambda z, t: slope * teacher(z, t), z, t, n, cosine)
+    assert torch.is_grad_enabled(), "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
     assert not learned.requires_grad, "A target is a constant: use torch.no_grad() or detach()."
     both = two_step_target(teacher, z, t, n, cosine)
     close(
@@ -207,6 +220,11 @@ def check_weight(weight=progressive.weight, seed: int = 0) -> None:
     ):
         expected = torch.tensor(expected, dtype=torch.float64)
         close(weight(kind, snr.log()), expected, f'In x space "{kind}" is {hint}.')
+    huge = torch.tensor([1e7], dtype=torch.float64)
+    close(weight("snr+1", huge.log()), huge + 1, "No weight but min_snr is capped.", rtol=1e-9)
+    any_snr = 8 * torch.rand(20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    close(weight("min_snr", any_snr.log(), 3.0), any_snr.clamp(max=3), "min_snr is capped at gamma.")
+    close(weight("truncated_snr", any_snr.log()), any_snr.clamp(min=1), "Truncated SNR is max(SNR, 1).")
     # T11: an error in x, seen in eps and in v
     t = 0.1 + 0.8 * torch.rand(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     alpha, sigma = cosine(t)
@@ -216,8 +234,21 @@ def check_weight(weight=progressive.weight, seed: int = 0) -> None:
     refuses(lambda: weight("SNR", snr), "An unknown weighting must be refused.")
 
 
+def check_noise(eps: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> None:
+    """eps = (z - alpha x) / sigma must be unit Gaussian noise at every grid time, new for each sample."""
+    hint = "z = alpha_t x + sigma_t eps, from this x, at this t, with unit Gaussian noise. "
+    for i in index.unique():
+        part, data = eps[index == i].flatten(), x[index == i].flatten()
+        bound = 6 / len(part) ** 0.5
+        assert part.mean().abs() < bound, hint + f"At i = {i:g} the noise has mean {part.mean():.2f}."
+        assert (part.var() - 1).abs() < 1.5 * bound, hint + f"At i = {i:g} its variance is {part.var():.2f}."
+        assert (part * data).mean().abs() < 1.5 * bound, hint + f"At i = {i:g} the noise depends on the data."
+    assert ((eps**4).mean() - 3).abs() < 60 / eps.numel() ** 0.5, hint + "The noise is not Gaussian."
+    assert torch.pdist(eps.flatten(1)).min() > 0, hint + "Two samples have the same noise."
+
+
 def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: int = 0) -> None:
-    n, b = 4, 256
+    n, b = 4, 1024
     g = torch.Generator().manual_seed(seed)
     x = 1.5 * torch.randn(b, 1, 2, 2, generator=g, dtype=torch.float64)
     knob = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
@@ -232,9 +263,16 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         asked.append(t)
         return parameter * teacher(z, t)
 
-    for weighting in ("constant", "truncated_snr", "snr+1", "snr", "min_snr"):
+    for weighting, schedule in (
+        ("constant", cosine),
+        ("truncated_snr", cosine),
+        ("snr+1", cosine),
+        ("snr", cosine),
+        ("min_snr", cosine),
+        ("snr+1", rectified_flow),
+    ):
         asked.clear()
-        loss = progressive_loss(student, learned, x, n, cosine, weighting=weighting, generator=g)
+        loss = progressive_loss(student, learned, x, n, schedule, weighting=weighting, generator=g)
         z, t = seen["z"], seen["t"]
         assert loss.shape == (b,), "A loss returns one number per sample, (b,)."
         index = (t * n).round()
@@ -249,9 +287,12 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         close(asked[1], t - 0.5 / n, "The teacher's second step starts at t - 0.5 / n: half a student step.")
 
         m, s = t - 0.5 / n, t - 1 / n
-        z_m = step(teacher(z, t), z, t, m, cosine)
-        z_s = step(teacher(z_m, m), z_m, m, s, cosine)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = ([a.reshape(-1, 1, 1, 1) for a in cosine(u)] for u in (t, s))
+        z_m = step(teacher(z, t), z, t, m, schedule)
+        z_s = step(teacher(z_m, m), z_m, m, s, schedule)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+            [a.reshape(-1, 1, 1, 1) for a in schedule(u)] for u in (t, s)
+        )
+        check_noise((z - alpha_t * x) / sigma_t, x, index)
         target = (sigma_t * z_s - sigma_s * z) / (alpha_s * sigma_t - alpha_t * sigma_s)
         error = (0.9 * torch.sin(z) + 2 - target).square().mean((1, 2, 3))
         snr = (alpha_t / sigma_t).square().flatten()
@@ -259,7 +300,7 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
             "constant": error,
             "snr": snr * error,
             "truncated_snr": torch.maximum(error, snr * error),
-            "snr+1": error / sigma_t.flatten() ** 2,
+            "snr+1": (snr + 1) * error,
             "min_snr": snr.clamp(max=5) * error,
         }[weighting]
         hint = (
@@ -282,19 +323,17 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         slope = (2 * (0.9 * torch.sin(z) + 2 - target) * torch.sin(z)).mean((1, 2, 3)) * (by_hand / error)
         close(knob.grad, slope.mean(), "The gradient is wrong: is x_hat clipped inside the loss?", 1e-8, 1e-8)
 
-    close(
-        z.var(),
-        torch.tensor((2.25 * alpha_t**2 + sigma_t**2).mean().item()).double(),
-        "z = alpha x + sigma eps.",
-        0.5,
-        0.0,
-    )
     one = progressive_loss(student, teacher, x, n, cosine, generator=torch.Generator().manual_seed(5))
     two = progressive_loss(student, teacher, x, n, cosine, generator=torch.Generator().manual_seed(5))
     close(one, two, "The generator must decide all randomness.", 0.0, 0.0)
     default = progressive_loss(student, teacher, x, n, cosine, "snr+1", torch.Generator().manual_seed(5))
     close(one, default, "The weighting is SNR + 1 unless another is asked for.", 0.0, 0.0)
     refuses(lambda: progressive_loss(student, teacher, x, 0, cosine), "n = 0 must be refused.")
+    narrow = lambda z, t: z[..., :1]
+    refuses(
+        lambda: progressive_loss(narrow, teacher, x, n, cosine),
+        "A student of another shape must be refused: its error would be broadcast.",
+    )
 
 
 def check_diffusion_loss(diffusion_loss=progressive.diffusion_loss, seed: int = 0) -> None:
@@ -310,12 +349,17 @@ def check_diffusion_loss(diffusion_loss=progressive.diffusion_loss, seed: int = 
         )
     t = seen["t"]
     assert (t > 0).all() and (t <= 1).all(), "At t = 0 the weight is infinite: draw t from (0, 1]."
+    check_noise((seen["z"] - cosine(t)[0][:, None] * x) / cosine(t)[1][:, None], x, torch.ones_like(t))
     assert t.min() < 0.05 and t.max() > 0.95 and abs(t.mean() - 0.5) < 0.1, "The teacher's times are uniform."
 
 
 def check_halvings(halvings=progressive.halvings, seed: int = 0) -> None:
     assert halvings(8) == [4, 2, 1], "8 -> [4, 2, 1]: without the start, with the end."
     assert halvings(1024, 4) == [512, 256, 128, 64, 32, 16, 8, 4]
-    assert halvings(24, 3) == [12, 6, 3]
-    for start, end in ((12, 1), (8, 3), (8, 8), (4, 8), (8, 0), (0, 1)):
+    end = 1 + seed % 7
+    assert halvings(end * 2**9, end) == [end * 2**k for k in range(8, -1, -1)], (
+        "Halve until the end is reached."
+    )
+    assert halvings(8, 8) == [], "From 8 to 8 there is nothing to halve."
+    for start, end in ((12, 1), (8, 3), (4, 8), (8, 0), (0, 1)):
         refuses(lambda: halvings(start, end), f"{start} steps cannot be halved down to {end}: refuse.")

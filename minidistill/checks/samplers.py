@@ -45,6 +45,16 @@ def check_ddim_step(ddim_step=samplers.ddim_step, seed: int = 0) -> None:
             "DDIM is Euler in (rho, z / sigma), slope x_hat.",
         )
         close(ddim_step(other, z, t, 0 * s, schedule), other, "A step to t = 0 lands on x_hat.")
+    z, mixed = mix(x, eps, t, cosine), s * torch.tensor([0.0, 1.0, 1.0, 0.0])
+    close(
+        ddim_step(x, z, t, mixed, cosine), mix(x, eps, mixed, cosine), "Each sample has its own s, 0 or not."
+    )
+    low = torch.full((4,), 0.002, dtype=torch.float64)
+    found = ddim_step(x, mix(x, eps, low, edm), low, low / 2, edm)
+    close(found, mix(x, eps, low / 2, edm), "Small noise is noise, too: nothing may be added to sigma.")
+    assert ddim_step(x.float(), z.float(), t.float(), s.float(), cosine).dtype == torch.float32, (
+        "float32 stays."
+    )
     ones = torch.ones(4, dtype=torch.float64)
     assert ddim_step(other, x, ones, s, cosine).isfinite().all(), (
         "At t = 1, alpha is 0: do not divide by alpha."
@@ -149,6 +159,21 @@ def check_euler(euler=samplers.euler, seed: int = 0) -> None:
 def check_heun(heun=samplers.heun, seed: int = 0) -> None:
     check_sampler(heun, seed)
     check_order(heun, 2, seed)
+    # on the cosine schedule, one step from 0.5 to 0.4 by hand, with a denoiser that depends on z and t
+    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    denoiser = lambda z, t: torch.tanh(z) * t[:, None]
+
+    def slope(z, t):
+        t = torch.full((4,), t, dtype=torch.float64)
+        alpha, sigma = (a[:, None] for a in cosine(t))
+        x_hat = denoiser(z, t)
+        return math.pi / 2 * (-sigma * x_hat + alpha * (z - alpha * x_hat) / sigma)
+
+    first = slope(z, 0.5)
+    expected = z - 0.1 * (first + slope(z - 0.1 * first, 0.4)) / 2
+    found = heun(denoiser, z, torch.tensor([0.5, 0.4], dtype=torch.float64), cosine)
+    hint = "dz/dt = alpha' x_hat + sigma' eps_hat. A last step that ends above t = 0 is a Heun step, too."
+    close(found, expected, hint, 1e-9)
     calls = []
     heun(lambda z, t: calls.append(t) or 0 * z, torch.ones(1, 2), time_grid(3), cosine)
     assert len(calls) == 5, (
@@ -184,6 +209,14 @@ def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
         "On the cosine schedule the sample is scaled by alpha, too.",
     )
 
+    grid = torch.tensor([1.0, 0.8, 0.5], dtype=torch.float64)  # f lands at 0.5, where alpha is not 1
+    (alpha_s, alpha_e), (sigma_s, sigma_e) = (a.tolist() for a in cosine(grid[1:]))
+    keep = alpha_s / alpha_e
+    x = keep * f(z, torch.ones(4).double()) + (sigma_s**2 - keep**2 * sigma_e**2) ** 0.5 * n1
+    x = f(x, torch.full((4,), 0.8, dtype=torch.float64))
+    hint = "From where f lands, at e, signal and noise are scaled by alpha_s / alpha_e."
+    close(renoise(f, z, grid, cosine, noise=[n1]), x, hint)
+
     # a perfect consistency function keeps the data distribution, at any number of steps
     gaussian = Gaussian(torch.zeros(1).double(), torch.tensor([[0.25]]).double())
     grid = torch.tensor([0.99, 0.7, 0.4, 0.1], dtype=torch.float64)
@@ -205,6 +238,10 @@ def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
     once = renoise(f, z[:4], grid, cosine, generator=torch.Generator().manual_seed(1))
     again = renoise(f, z[:4], grid, cosine, generator=torch.Generator().manual_seed(1))
     close(once, again, "The generator must decide all randomness.", 0.0, 0.0)
+    one = z[:1]
+    refuses(
+        lambda: renoise(f, z[:4], grid, cosine, noise=[one, one]), "Noise of another shape must be refused."
+    )
     refuses(
         lambda: renoise(f, z[:4], grid, cosine, noise=[z[:4]]),
         "Three steps need two noises: one must be refused.",

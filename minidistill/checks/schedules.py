@@ -121,6 +121,13 @@ def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
     )
     close(sigma, (1 - alpha_bar).sqrt(), "At t = (i + 1) / n, sigma = sqrt(1 - alpha_bar[i]).")
     check_schedule(tabulated(alpha_bar), variance_preserving=True, reaches_noise=False, seed=seed)
+    between = (torch.arange(1, n, dtype=torch.float64) + 0.5) / n
+    middle = tabulated(alpha_bar)(between)[0]
+    inside = (middle < alpha[:-1]) & (middle > alpha[1:])
+    assert inside.all(), "Between two entries the schedule lies between them: interpolate."
+    _, slope = torch.func.jvp(lambda u: tabulated(alpha_bar)(u)[0], (between,), (torch.ones_like(between),))
+    steps = (alpha[1:] - alpha[:-1]) * n
+    close(slope, steps, "alpha' must be the slope of the table: is t detached?", 0.01, 0.05)
     zero = alpha_bar.clone()
     zero[-1] = 0
     check_schedule(tabulated(zero), variance_preserving=True, seed=seed)
@@ -183,7 +190,9 @@ def check_beta_table(beta_table=schedules.beta_table, seed: int = 0) -> None:
 
 
 def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed: int = 0) -> None:
-    alpha_bar = (1 - torch.linspace(1e-3, 0.05, 60, dtype=torch.float64)).cumprod(0)
+    g = torch.Generator().manual_seed(seed)
+    beta = 1e-3 + 0.05 * torch.rand(60, generator=g, dtype=torch.float64).sort().values
+    alpha_bar = (1 - beta).cumprod(0)
     rescaled = zero_terminal_snr(alpha_bar)
     assert rescaled[-1] == 0, "The last alpha_bar must be exactly 0: shift before you scale."
     close(rescaled[0], alpha_bar[0], "The first alpha_bar must not change: the shift alone lowers it.")
