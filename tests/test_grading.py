@@ -1,0 +1,297 @@
+"""Grading: the guard around every answer, the exercises, and nbgrader's own commands from end to end."""
+
+import copy
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from minidistill import schedules
+from minidistill.checks import progressive as progressive_checks
+from minidistill.checks import schedules as checks
+from minidistill.checks.grading import attempt, grade
+from minidistill.progressive import two_step_target
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+EXERCISES = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
+ROOT = NOTEBOOKS.parent
+
+
+def good(t):
+    return torch.sin(torch.pi / 2 * (1 - t)), torch.sin(torch.pi / 2 * t)
+
+
+def endless(t):
+    while True:
+        pass
+
+
+def floods(t):
+    for _ in range(10_000):
+        print("x" * 1000)
+    return good(t)
+
+
+def mutates(t):
+    t += 0.1
+    return good(t - 0.1)
+
+
+def by_heart(seed):
+    """Knows the answers to one seed, and the ends, by heart."""
+    known = {tuple(t.tolist()): good(t) for t in (checks.times(seed), checks.times(seed).sort().values)}
+    return lambda t: known.get(tuple(t.tolist()), good(t.round()))
+
+
+HOSTILE = {
+    "an endless loop": (endless, "still ran after 0.5 seconds"),
+    "a huge tensor": (lambda t: torch.zeros(10**11), "more than 4 GB"),
+    "a huge list": (lambda t: [0] * 10**11, "more than 4 GB"),
+    "exit": (lambda t: sys.exit(), "stops with SystemExit"),
+    "an exception": (lambda t: t / [], "stops with TypeError"),
+    "nothing": (lambda t: None, "stops with TypeError"),
+    "not yet": (lambda t: (_ for _ in ()).throw(NotImplementedError()), "Nothing here yet"),
+    "a changed input": (mutates, "changes its input"),
+    "another dtype": (lambda t: tuple(a.double() for a in good(t)), "returns torch.float64"),
+    "another shape": (lambda t: tuple(a[:, None] for a in good(t)), "each of t's shape"),
+    "the reference": (schedules.cosine, "package's own function"),
+    "the reference by another name": (lambda t, f=schedules.cosine: f(t), "calls the package's own"),
+    "the reference's module": (lambda t: schedules.cosine(t), "calls the package's own"),
+    "no function": (torch.ones(3), "Expected a function"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answers_get_a_sentence(name):
+    answer, sentence = HOSTILE[name]
+    with pytest.raises(AssertionError, match=sentence):
+        grade(checks.check_cosine, answer, seconds=0.5)
+    grade(checks.check_cosine, good)  # and nothing is left behind
+
+
+def test_a_flood_of_output_is_dropped(capfd):
+    grade(checks.check_cosine, floods)
+    assert capfd.readouterr().out == ""
+
+
+def test_numbers_learned_by_heart_fail_with_another_seed(monkeypatch):
+    answer = by_heart(0)
+    grade(checks.check_cosine, answer)
+    monkeypatch.setenv("MINIDISTILL_SEED", "7")
+    with pytest.raises(AssertionError):
+        grade(checks.check_cosine, answer)
+
+
+def test_decorated_references_are_out_of_reach():
+    with pytest.raises(AssertionError, match="calls the package's own"):
+        grade(progressive_checks.check_two_step_target, lambda *args: two_step_target(*args))
+
+
+def test_a_target_with_a_graph():
+    def attached(teacher, z, t, n, schedule):
+        with torch.enable_grad():
+            return progressive_checks.teacher(teacher(z, t), t)
+
+    with pytest.raises(AssertionError):
+        grade(progressive_checks.check_two_step_target, attached)
+
+
+def test_a_picture_of_nonsense_is_a_sentence(capsys):
+    attempt(lambda: 1 / 0)
+    assert "No picture yet. ZeroDivisionError" in capsys.readouterr().out
+
+
+# the exercises as files
+
+
+def notes(notebook, **wanted):
+    """The cells with these nbgrader notes, by grade_id."""
+    found = {c.metadata.nbgrader.grade_id: c for c in notebook.cells if "nbgrader" in c.metadata}
+    return {i: c for i, c in found.items() if all(c.metadata.nbgrader.get(k) == v for k, v in wanted.items())}
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda p: p.stem)
+def test_every_hole_has_what_a_learner_needs(path):
+    notebook = nbformat.read(path, as_version=4)
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    holes, graded = notes(notebook, solution=True), notes(notebook, grade=True)
+    assert 2 <= len(holes) <= 5 and set(graded) == {f"{name}_test" for name in holes}
+    assert len(re.findall(r"Difficulty \d/5 - Importance \d/5 - \d+ minutes", text)) == len(holes)
+    assert text.count("<summary>Hint</summary>") == len(holes)
+    for name, cell in holes.items():
+        assert cell.source.startswith(f"def {name}(") and "### BEGIN SOLUTION" in cell.source
+        assert f"grade(checks.check_{name}, {name})" in graded[f"{name}_test"].source
+        assert graded[f"{name}_test"].metadata.nbgrader.locked
+    assert not any(c.get("outputs") for c in notebook.cells)
+
+
+def test_the_command_without_nbgrader_refuses_to_overwrite(tmp_path):
+    folder = tmp_path / "notebooks"
+    shutil.copytree(NOTEBOOKS, folder, ignore=shutil.ignore_patterns("release"))
+    for expected in (str(folder / "release"), "kept "):
+        run = subprocess.run(
+            [sys.executable, "release.py"], cwd=folder, capture_output=True, text=True, check=True
+        )
+        assert run.stdout.startswith(expected)
+
+
+def impl(path, **environment):
+    """What pytest --impl=path says."""
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", f"--impl={path}"],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | environment,
+    )  # fmt: skip
+    return run.stdout
+
+
+def test_impl_grades_a_file_with_a_statement_that_fails(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\nimport there_is_no_such_module\nx = 1 / 0\n"
+        "from minidistill.schedules import edm\n"  # imported, not answered
+        "def cosine(t):\n    return torch.sin(torch.pi / 2 * (1 - t)), torch.sin(torch.pi / 2 * t)\n"
+        "def rectified_flow(t):\n    return t, 1 - t\n"
+    )
+    said = impl(path)
+    assert "1 failed, 1 passed" in said and "t = 0 is data" in said and "edm" not in said
+
+
+# nbgrader, from end to end
+
+pytest.importorskip("nbgrader", reason="the course needs nbgrader")
+
+
+def nbgrader(folder, *arguments, **environment):
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | environment)
+    return run
+
+
+def fill(notebook, answers):
+    """The released notebook with answers in its holes."""
+    notebook = copy.deepcopy(notebook)
+    for name, cell in notes(notebook, solution=True).items():
+        cell.source = answers.get(name, cell.source)
+    return notebook
+
+
+IMPORTS = {
+    "cosine": "from minidistill.schedules import cosine",
+    "shifted": "def shifted(schedule, shift):\n    import minidistill.schedules as s\n    return s.shifted(schedule, shift)",
+    "zero_terminal_snr": "from minidistill.schedules import zero_terminal_snr",
+    "as_denoiser": "from minidistill.parameterization import as_denoiser as reference\n"
+    "def as_denoiser(*args, **kwargs):\n    return reference(*args, **kwargs)",
+}
+ENDLESS = {
+    "cosine": "def cosine(t):\n    while True:\n        pass",
+    "shifted": "def shifted(schedule, shift):\n    return lambda t: torch.zeros(10**11)",
+    "zero_terminal_snr": "def zero_terminal_snr(alpha_bar):\n    for _ in range(10**4):\n        print('x' * 1000)\n    return 0",
+}
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """One assignment, eight students, graded with a seed that nobody knew; and what nbgrader wrote."""
+    folder = tmp_path_factory.mktemp("course")
+    (folder / "exercises").mkdir()
+    shutil.copy(NOTEBOOKS / "nbgrader_config.py", folder)
+    source = NOTEBOOKS / "exercises" / "ps1_schedules.ipynb"
+    shutil.copy(source, folder / "exercises")
+    # the graded cells would stop by themselves after 20 seconds; here nbgrader's own limit shows as well
+    config = folder / "nbgrader_config.py"
+    config.write_text(config.read_text().replace("timeout = 60", "timeout = 6"))
+    assert nbgrader(folder, "generate_assignment", "exercises").returncode == 0
+    released = nbformat.read(folder / "release" / "exercises" / "ps1_schedules.ipynb", as_version=4)
+    right = {i: c.source for i, c in notes(nbformat.read(source, as_version=4), solution=True).items()}
+
+    edited = copy.deepcopy(released)
+    for cell in notes(edited, grade=True).values():
+        cell.source = "pass"
+    failing = fill(released, right)
+    failing.cells.insert(1, nbformat.v4.new_code_cell("import there_is_no_such_module"))
+    students = {
+        "right": fill(released, right),
+        "blank": released,
+        "imports": fill(released, IMPORTS),
+        "partial": fill(released, {"shifted": right["shifted"]}),
+        "edited": edited,
+        "hostile": fill(released, ENDLESS | {"as_denoiser": right["as_denoiser"]}),
+        "failing": failing,
+    }
+    for name, notebook in students.items():
+        target = folder / "submitted" / name / "exercises" / "ps1_schedules.ipynb"
+        target.parent.mkdir(parents=True)
+        nbformat.write(notebook, target)
+    start = time.perf_counter()
+    graded = nbgrader(folder, "autograde", "exercises", "--create", MINIDISTILL_SEED="11")
+    seconds = time.perf_counter() - start
+    assert nbgrader(folder, "generate_feedback", "exercises").returncode == 0, graded.stderr[-2000:]
+    assert nbgrader(folder, "export").returncode == 0
+    with open(folder / "grades.csv", newline="") as file:
+        scores = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    return folder, scores, seconds
+
+
+def test_points(course):
+    _, scores, seconds = course
+    print(f"autograde: {seconds / len(scores):.1f} s per student")
+    assert scores == {
+        "right": 10, "blank": 0, "imports": 0, "partial": 2, "edited": 0, "hostile": 4, "failing": 10,
+    }  # fmt: skip
+
+
+def test_the_locked_test_is_restored(course):
+    folder, *_ = course
+    graded = nbformat.read(
+        folder / "autograded" / "edited" / "exercises" / "ps1_schedules.ipynb", as_version=4
+    )
+    assert "grade(checks.check_cosine, cosine)" in notes(graded, grade=True)["cosine_test"].source
+
+
+def test_the_hint_is_in_the_feedback(course):
+    folder, *_ = course
+    page = (folder / "feedback" / "blank" / "exercises" / "ps1_schedules.html").read_text()
+    assert "Nothing here yet" in page
+
+
+def test_nbgrader_and_our_command_release_the_same_cells(course):
+    sys.path.insert(0, str(NOTEBOOKS))
+    from release import release
+
+    folder, *_ = course
+    release(NOTEBOOKS / "exercises" / "ps1_schedules.ipynb", folder / "ours.ipynb")
+    ours = nbformat.read(folder / "ours.ipynb", as_version=4)
+    theirs = nbformat.read(folder / "release" / "exercises" / "ps1_schedules.ipynb", as_version=4)
+    assert [c.source for c in ours.cells] == [c.source for c in theirs.cells]
+
+
+def test_validate(course):
+    folder, *_ = course
+    said = nbgrader(folder, "validate", "exercises/ps1_schedules.ipynb")
+    assert "Success! Your notebook passes all the tests" in said.stdout + said.stderr
+    said = nbgrader(folder, "validate", "--invert", "release/exercises/ps1_schedules.ipynb")
+    assert "does not pass any tests" in said.stdout + said.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda p: p.stem)
+def test_every_exercise_with_nbgrader(path, tmp_path):
+    """The reference gets full marks and the released stubs none, for each notebook."""
+    shutil.copy(NOTEBOOKS / "nbgrader_config.py", tmp_path)
+    (tmp_path / "exercises").mkdir()
+    shutil.copy(path, tmp_path / "exercises")
+    assert nbgrader(tmp_path, "generate_assignment", "exercises").returncode == 0
+    for command, said in (
+        (["validate", f"exercises/{path.name}"], "Success"),
+        (["validate", "--invert", f"release/exercises/{path.name}"], "does not pass any tests"),
+    ):
+        run = nbgrader(tmp_path, *command)
+        assert said in run.stdout + run.stderr
