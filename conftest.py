@@ -14,12 +14,16 @@ from minidistill.checks.grading import limits, silence
 
 
 def pytest_addoption(parser):
-    parser.addoption("--impl", type=Path, metavar="FILE", help="check the functions in this .ipynb or .py file")
+    parser.addoption(
+        "--impl", type=Path, metavar="FILE", help="check the functions in this .ipynb or .py file"
+    )
 
 
 def pytest_ignore_collect(collection_path, config):
     """With --impl only that file is checked; without it there is nothing to check it on."""
-    if collection_path.is_file() and (collection_path.name == "test_impl.py") != (config.option.impl is not None):
+    if collection_path.is_file() and (collection_path.name == "test_impl.py") != (
+        config.option.impl is not None
+    ):
         return True
 
 

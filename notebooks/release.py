@@ -1,6 +1,6 @@
 """Make the learner's version of the exercises: solutions become stubs. No nbgrader needed.
 
-    python notebooks/release.py            # writes notebooks/release/exercises/*.ipynb
+python notebooks/release.py            # writes notebooks/release/exercises/*.ipynb
 """
 
 import re

@@ -18,7 +18,8 @@ def execute(notebook, path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs(path):
+def test_runs(path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as for the tests in this process
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:  # every training run is one line, `steps = N`: here it is short
         cell.source = re.sub(r"^steps = \d+", "steps = 20", cell.source, flags=re.M)
