@@ -28,7 +28,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def answers(path: Path) -> dict:
-    """The functions of a file by name: those that an exercise notebook asks for, or all that the file defines.
+    """The functions of a file by name: those that an exercise asks for, or all that the file defines.
 
     Only imports, functions, classes and constants are run; a statement that fails is left out.
     """

@@ -101,10 +101,10 @@ def renoise(
 ) -> Tensor:
     """Multistep consistency sampling: f jumps to times[-1], fresh noise lifts to the next time, and so on.
 
-    Ends on f, never on noise. n steps need n - 1 noises: pass them, or a generator to draw them from. The
-    lift from the end e, where f lands, to time s keeps the marginals exact: alpha_s / alpha_e times the
-    sample, plus noise of the variance that is missing. For EDM times that end at t_min, this is sqrt(s^2 -
-    t_min^2).
+    Ends on f, never on noise; the states in between are the lifted ones. n steps need n - 1 noises: pass
+    them, or a generator to draw them from. The lift from the end e, where f lands, to time s keeps the
+    marginals exact: alpha_s / alpha_e times the sample, plus noise of the variance that is missing. For EDM
+    times that end at t_min, this is sqrt(s^2 - t_min^2).
     """
     steps = list(intervals(f, z, times))
     lifts = len(steps) - 1

@@ -20,6 +20,7 @@ from minidistill.checks import schedules as checks
 from minidistill.checks.grading import attempt, grade
 from minidistill.progressive import two_step_target
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # learners see what the code itself says
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 EXERCISES = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
 ROOT = NOTEBOOKS.parent
@@ -171,8 +172,11 @@ pytest.importorskip("nbgrader", reason="the course needs nbgrader")
 
 def nbgrader(folder, *arguments, **environment):
     command = [sys.executable, "-m", "nbgrader", *arguments]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | environment)
-    return run
+    # as in an activated environment: nbgrader looks for alembic on the path
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=os.environ | path | environment
+    )
 
 
 def fill(notebook, answers):

@@ -3,8 +3,8 @@
 import importlib
 
 import pytest
-from conftest import answers
 
+from conftest import answers
 from minidistill.checks.grading import grade
 
 MODULES = [importlib.import_module(f"minidistill.checks.{name}") for name in (
@@ -29,4 +29,7 @@ def test_answer(check, answer):
     try:
         grade(check, answer)
     except AssertionError as error:
-        pytest.fail(str(error), pytrace=False)  # the hint, without the path that led to it
+        sentence = str(error)  # the hint, without the path that led to it
+    else:
+        return
+    pytest.fail(sentence, pytrace=False)

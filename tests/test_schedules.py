@@ -55,7 +55,7 @@ MISTAKES = {
     "rectified_flow: data at t = 1": (checks.check_rectified_flow, lambda t: (t, 1 - t)),
     "edm: log sigma as time": (checks.check_edm, lambda t: (torch.ones_like(t), t.exp())),
     "shifted: twice (44)": (checks.check_shifted, lambda f, s: shifted(shifted(f, s), s)),
-    "shifted: the inverse": (checks.check_shifted, lambda f, s: shifted(f, 1 / s)),
+    "shifted: the inverse": (checks.check_shifted, lambda f, s: shifted(f, 1 / s if s else s)),
     "shifted: the textbook fraction overshoots 1 in float32": (
         checks.check_shifted,
         lambda f, s: lambda t: f(s * t / (1 + (s - 1) * t)),

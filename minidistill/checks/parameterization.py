@@ -119,17 +119,17 @@ def check_as_denoiser(as_denoiser=parameterization.as_denoiser, seed: int = 0) -
         close(
             seen["phi"],
             torch.atan2(sigma, alpha * sd).flatten(),
-            "The network sees the angle atan2(sigma, alpha sd).",
+            "The network sees the angle atan2(sigma, alpha sd), of shape (b,): flatten().",
         )
         close(
             seen["u"],
             z / (alpha**2 * sd**2 + sigma**2).sqrt(),
-            "The network sees z / r: unit variance at all times.",
+            "The network sees z / r with r^2 = (alpha sd)^2 + sigma^2.",
         )
         close(
             x_hat,
             predictions["x"],
-            "x_hat = sd (cos(phi) z / r - sin(phi) F): minus, as EDM's network is -F.",
+            "x_hat = sd (cos(phi) z / r - sin(phi) F): minus, as EDM's network is -F. Is sd in front?",
             1e-9,
         )
 
@@ -149,8 +149,8 @@ def check_as_denoiser(as_denoiser=parameterization.as_denoiser, seed: int = 0) -
     )
     labels = torch.arange(4)
     heard = {}
-    as_denoiser(lambda u, phi, label: heard.update(label=label) or u, cosine, label=labels)(z, t)
-    assert heard["label"] is labels, "Conditioning goes to the network as it is."
+    as_denoiser(lambda u, phi, label=None: heard.update(label=label) or u, cosine, label=labels)(z, t)
+    assert heard["label"] is labels, "Pass **conditioning on to the network, as it is."
     refuses(lambda: as_denoiser(net, cosine, 0.0), "data_std = 0 must be refused.")
 
 

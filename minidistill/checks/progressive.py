@@ -62,18 +62,17 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
         assert target.isfinite().all(), (
             "Not finite: sigma_s is 0 at s = 0, alpha_t at t = 1. Do you divide by one of them? Is t > m > s?"
         )
+        assert len(asked) == 2, "Two teacher steps ask the teacher twice."
+        close(asked[0], t, "The first teacher step starts at t.")  # T6
+        close(asked[1], m, "The second teacher step starts at m = t - 0.5 / n.")
+        first = (t == 0.25).nonzero()
+        close(target[first], x_2[first], "On the first interval, where sigma_s = 0, the target is x_2.")  # T4
         close(step(target, z, t, s, schedule), z_s, HINT, 1e-9)  # T2: landing
         low, high = torch.minimum(x_1, x_2), torch.maximum(x_1, x_2)
         inside = (target >= low - 1e-9) & (target <= high + 1e-9)
         assert inside.all(), "The target is a convex combination of x_1 and x_2."  # T3: hull
-        first = (t == 0.25).nonzero()
-        close(target[first], x_2[first], "On the first interval, where sigma_s = 0, the target is x_2.")  # T4
-        assert len(asked) == 2, "Two teacher steps ask the teacher twice."
-        close(asked[0], t, "The first teacher step starts at t.")  # T6
-        close(asked[1], m, "The second teacher step starts at m = t - 0.5 / n.")
 
-    # T1: students that are perfect by construction, 16 -> 8 -> 4 -> 2 -> 1 (T7), reproduce the 16-step
-    # teacher
+    # T1, T7: students that are perfect by construction, 16 -> 8 -> 4 -> 2 -> 1, are the 16-step teacher
     noise = torch.randn(8, 3, generator=g, dtype=torch.float64)
     for schedule in (cosine, rectified_flow, edm):
         truth = sample(teacher, noise, 16, schedule)
@@ -167,7 +166,7 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
     rough = two_step_target(teacher, fine.bfloat16(), i.float() / many, many, cosine)
     error = (rough.double() - exact).square().mean().sqrt()
     assert error < 1e-2, (
-        f"RMS error {error:.1e} in bfloat16 at n = 1024: use the convex form, not the quotient."
+        f"RMS error {error:.1e} in bfloat16 at n = 1024: the convex form, its weights in t's dtype, keeps its digits."
     )
     single = two_step_target(teacher, z.float(), t.float(), n, cosine)
     assert single.dtype == torch.float32, "The target has the dtype of z."
@@ -275,14 +274,16 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         loss = progressive_loss(student, learned, x, n, schedule, weighting=weighting, generator=g)
         z, t = seen["z"], seen["t"]
         assert loss.shape == (b,), "A loss returns one number per sample, (b,)."
+        assert t.dtype == x.dtype, f"t must have x's dtype, {x.dtype}: i.to(x.dtype) / n."
         index = (t * n).round()
+        assert len(index.unique()) > 1, "Draw one i for each sample, not one for the batch."
         close(t, index / n, "The student is trained on its own grid, t = i / n.")
         assert index.max() == n, (
             "t = 1, where sampling starts, is never trained: i runs from 1 to n, not 0 to n - 1."
         )
         assert index.min() == 1, "t = 0 is not a start of any step, and t = 1 / n is: i runs from 1 to n."
         counts = torch.bincount(index.long())[1:]
-        assert (counts > b / n - 5 * b**0.5 / 2).all(), "All n grid times are equally likely."
+        assert ((counts - b / n).abs() < 5 * b**0.5 / 2).all(), "All n grid times are equally likely."
         assert len(asked) == 2, "The teacher takes two steps."
         close(asked[1], t - 0.5 / n, "The teacher's second step starts at t - 0.5 / n: half a student step.")
 
@@ -311,7 +312,7 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         close(
             loss.detach(),
             by_hand,
-            f"{weighting}: the weighted error of x_hat, unclipped, mean per sample. {hint}",
+            f"{weighting}: the weighted error of x_hat, mean per sample. Is x_hat clipped? {hint}",
             1e-8,
             1e-8,
         )

@@ -32,8 +32,8 @@ def check_ddim_step(ddim_step=samplers.ddim_step, seed: int = 0) -> None:
         close(
             ddim_step(x, z, t, s, schedule),
             mix(x, eps, s, schedule),
-            "With the true x, z_s = alpha_s x + sigma_s eps, sample by sample. Is the noise scaled by "
-            "sigma_s / sigma_t, and is the data's share of z removed before?",
+            "With the true x, z_s = alpha_s x + sigma_s eps, sample by sample. Do alpha and sigma have "
+            "z's number of axes? Is the noise z's own, without the data's share?",
         )
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (
             [a.reshape(-1, 1, 1, 1) for a in schedule(u)] for u in (t, s)
@@ -74,7 +74,10 @@ def check_sampler(sampler, seed: int = 0) -> None:
         return x.expand_as(z)
 
     states = sampler(one_point, z, time_grid(4), rectified_flow, trajectory=True)
-    assert states.shape == (5, 3, 1, 2, 2), "trajectory=True returns all n + 1 states, stacked."
+    assert isinstance(states, torch.Tensor), "trajectory=True returns one tensor: torch.stack."
+    assert states.shape == (5, 3, 1, 2, 2), (
+        "trajectory=True returns all n + 1 states, stacked: (n + 1, b, *dims)."
+    )
     close(states[0], z, "The first state is the start.")
     close(
         states[-1],
@@ -84,9 +87,11 @@ def check_sampler(sampler, seed: int = 0) -> None:
     assert all(t.shape == (3,) and t.dtype == z.dtype for t in asked), (
         "The denoiser gets t of shape (b,), z's dtype."
     )
-    assert min(t.min() for t in asked) > 0, "The denoiser is never needed at t = 0: a step was wasted."
+    assert min(t.min() for t in asked) > 0, (
+        "Ask at t, the noisier end of each step: at t = 0 the denoiser is never needed."
+    )
     assert {round(t[0].item(), 9) for t in asked} == {1.0, 0.75, 0.5, 0.25}, (
-        "n steps query the n times before the end."
+        "n steps ask at the n times before the end, and nowhere between."
     )
 
     denoiser = gaussian_denoiser(cosine, 0.7)
@@ -116,14 +121,25 @@ def check_order(sampler, order: int, seed: int = 0) -> None:
         found = sampler(thing.denoiser(rectified_flow), z, grid, rectified_flow)
         errors.append((found - exact).square().mean().sqrt().item())
     measured = math.log2(errors[0] / errors[1])
-    assert abs(measured - order) < 0.25, (
-        f"Twice the steps must divide the error by {2**order}: order {order}, measured {measured:.2f}. "
-        "Heun averages the slopes at both ends, the second one at the new point and the new time."
-    )
+    hint = f"Twice the steps must divide the error by {2**order}: order {order}, measured {measured:.2f}."
+    if order == 2:
+        hint += " Heun takes the mean of the slopes at both ends, the second at the new point and time."
+    assert abs(measured - order) < 0.25, hint
+
+
+def check_trajectory(sampler, seed: int = 0) -> None:
+    """Every state in between is what the sampler returns when it stops there."""
+    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    denoiser, grid = lambda z, t: torch.tanh(z) * t[:, None], time_grid(4)
+    states = sampler(denoiser, z, grid, cosine, trajectory=True)
+    for k in range(1, 4):
+        stopped = sampler(denoiser, z, grid[: k + 1], cosine)
+        close(states[k], stopped, f"The trajectory holds z at every time: state {k} is another one.", 1e-7)
 
 
 def check_ddim(ddim=samplers.ddim, seed: int = 0) -> None:
     check_sampler(ddim, seed)
+    check_trajectory(ddim, seed)
     # Gaussian data: every step is a known factor. The data is wide, so that clipping x_hat shows
     std, z = 2.0, 3 * torch.randn(5, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     grid = torch.tensor([1.0, 0.8, 0.35, 0.0], dtype=torch.float64)
@@ -136,13 +152,14 @@ def check_ddim(ddim=samplers.ddim, seed: int = 0) -> None:
     close(
         found,
         factor * z,
-        "On Gaussian data each DDIM step is a known factor. Is x_hat clipped, or eps kept from before?",
+        "On Gaussian data each step is a known factor. Is the denoiser asked at the newest z?",
     )
     check_order(ddim, 1, seed)
 
 
 def check_euler(euler=samplers.euler, seed: int = 0) -> None:
     check_sampler(euler, seed)
+    check_trajectory(euler, seed)
     thing = mixture(2, 3, seed)
     z = torch.randn(50, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     denoiser, grid = thing.denoiser(rectified_flow), time_grid(5)
@@ -158,6 +175,7 @@ def check_euler(euler=samplers.euler, seed: int = 0) -> None:
 
 def check_heun(heun=samplers.heun, seed: int = 0) -> None:
     check_sampler(heun, seed)
+    check_trajectory(heun, seed)
     check_order(heun, 2, seed)
     # on the cosine schedule, one step from 0.5 to 0.4 by hand, with a denoiser that depends on z and t
     z = torch.randn(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -195,9 +213,7 @@ def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
     x = f(z, torch.full((4,), 80.0).double())
     x = f(x + (5.0**2 - 0.5**2) ** 0.5 * n1, torch.full((4,), 5.0).double())
     x = f(x + (2.0**2 - 0.5**2) ** 0.5 * n2, torch.full((4,), 2.0).double())
-    hint = (
-        "f lands at t_min, not at 0: lift with sqrt(s^2 - t_min^2) noise. Is the noise fresh, and is f last?"
-    )
+    hint = "f lands at e = times[-1], here 0.5, not at 0: lift with sqrt(s^2 - e^2) fresh noise. Is f last?"
     close(renoise(f, z, grid, edm, noise=[n1, n2]), x, hint)
 
     grid = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
@@ -214,7 +230,7 @@ def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
     keep = alpha_s / alpha_e
     x = keep * f(z, torch.ones(4).double()) + (sigma_s**2 - keep**2 * sigma_e**2) ** 0.5 * n1
     x = f(x, torch.full((4,), 0.8, dtype=torch.float64))
-    hint = "From where f lands, at e, signal and noise are scaled by alpha_s / alpha_e."
+    hint = "From where f lands, at e, signal and sigma_e are scaled by alpha_s / alpha_e."
     close(renoise(f, z, grid, cosine, noise=[n1]), x, hint)
 
     # a perfect consistency function keeps the data distribution, at any number of steps

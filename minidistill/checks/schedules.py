@@ -22,7 +22,8 @@ def check_schedule(schedule, variance_preserving: bool, reaches_noise: bool = Tr
         "inf or nan at an end: no logarithms and no tangents there."
     )
     assert (alpha >= 0).all() and (sigma >= 0).all(), (
-        "alpha or sigma is negative at an end in float32, as cos(pi/2) is. Write alpha as a sine of 1 - t."
+        f"alpha is {alpha.tolist()} and sigma {sigma.tolist()} at the two ends: neither may be negative, "
+        "not even by float32 rounding, as cos(pi/2) is. Which function is exactly 0 at 0?"
     )
     close(alpha[0], torch.tensor(1.0), "t = 0 is data: alpha(0) = 1. Are alpha and sigma swapped?", atol=1e-6)
     close(sigma[0], torch.tensor(0.0), "t = 0 is data: sigma(0) = 0. Is time running backwards?", atol=0.0)
@@ -94,18 +95,26 @@ def check_edm(edm=schedules.edm, seed: int = 0) -> None:
 
 def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
     t, base = times(seed), schedules.rectified_flow
+    refuses(lambda: shifted(base, 0.0), "A shift of 0 must be refused.")
+    refuses(lambda: shifted(base, -1.0), "A negative shift must be refused.")
+    one = torch.ones(1)  # float32
+    for shift in (0.03, 0.3, 1.1, 3.0, 17.0):
+        hint = "At t = 1 the shifted time must be exactly 1 in float32: divide by t + (1 - t) / shift."
+        close(shifted(lambda u: (u, u), shift)(one)[0], one, hint, 0.0, 0.0)
+        hint = "Change the time that the schedule sees, to shift t / (1 + (shift - 1) t), and nothing else."
+        expected = schedules.cosine(shift * t / (1 + (shift - 1) * t))
+        for found, wanted in zip(shifted(schedules.cosine, shift)(t), expected):
+            close(found, wanted, hint)
     close(
         schedules.log_snr(shifted(base, 3.0), t),
         schedules.log_snr(base, t) - 2 * math.log(3.0),
-        "A shift lowers log SNR by 2 log(shift), at every time: once, not twice, and lowers.",
+        "A shift lowers log SNR by 2 log(shift) at every time.",
     )
     twice, once = shifted(shifted(base, 2.0), 1.5), shifted(base, 3.0)
     close(twice(t)[1], once(t)[1], "Shifts multiply: 2, then 1.5, is 3.")
     close(shifted(shifted(base, 5.0), 1 / 5.0)(t)[1], t, "A shift by 1 / s undoes a shift by s.")
     for shift in (0.03, 0.3, 1.1, 3.0, 17.0):
         check_schedule(shifted(base, shift), variance_preserving=False, seed=seed)
-    refuses(lambda: shifted(base, 0.0), "A shift of 0 must be refused.")
-    refuses(lambda: shifted(base, -1.0), "A negative shift must be refused.")
 
 
 def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
@@ -195,11 +204,14 @@ def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed:
     alpha_bar = (1 - beta).cumprod(0)
     rescaled = zero_terminal_snr(alpha_bar)
     assert rescaled[-1] == 0, "The last alpha_bar must be exactly 0: shift before you scale."
-    close(rescaled[0], alpha_bar[0], "The first alpha_bar must not change: the shift alone lowers it.")
+    hint = "The first alpha_bar must not change, as it does by the shift alone. Is the result squared again?"
+    close(rescaled[0], alpha_bar[0], hint)
     # affine in sqrt(alpha_bar): every second difference keeps its proportion
     a, b = alpha_bar.sqrt().diff(), rescaled.sqrt().diff()
-    close(b / a, (b / a)[:1].expand(59), "Shift and scale sqrt(alpha_bar), not alpha_bar.", 1e-8, 1e-8)
+    close(b / a, (b / a)[:1].expand(59), "Shift and scale all of sqrt(alpha_bar), not alpha_bar.", 1e-8, 1e-8)
     refuses(lambda: zero_terminal_snr(alpha_bar.flip(0)), "A table that rises must be refused.")
+    flat = torch.full((3,), 0.5, dtype=torch.float64)
+    refuses(lambda: zero_terminal_snr(flat), "A table that does not fall must be refused.")
 
 
 def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
