@@ -166,7 +166,7 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
     rough = two_step_target(teacher, fine.bfloat16(), i.float() / many, many, cosine)
     error = (rough.double() - exact).square().mean().sqrt()
     assert error < 1e-2, (
-        f"RMS error {error:.1e} in bfloat16 at n = 1024: the convex form, its weights in t's dtype, keeps its digits."
+        f"RMS error {error:.1e} in bfloat16 at n = 1024: use the convex form, weights in t's dtype."
     )
     single = two_step_target(teacher, z.float(), t.float(), n, cosine)
     assert single.dtype == torch.float32, "The target has the dtype of z."
