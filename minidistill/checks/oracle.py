@@ -82,6 +82,7 @@ def check_flow(thing, z: torch.Tensor, atol: float = 1e-7, steps: int = 120) -> 
 
 
 def check_gaussian(Gaussian=oracle.Gaussian, seed: int = 0) -> None:
+    """Density against torch's own Gaussian, denoiser against the score, flow map against an ODE solve."""
     g = torch.Generator().manual_seed(seed)
     root = torch.randn(3, 3, generator=g, dtype=torch.float64)
     mean, cov = torch.randn(3, generator=g, dtype=torch.float64), root @ root.T + 0.1 * torch.eye(3).double()
@@ -100,6 +101,7 @@ def check_gaussian(Gaussian=oracle.Gaussian, seed: int = 0) -> None:
 
 
 def check_product_mixture(ProductMixture=oracle.ProductMixture, seed: int = 0) -> None:
+    """Denoiser, flow map, tails, ends, gradients and samples of a rotated mixture in three dimensions."""
     # in three dimensions, where a rotation is not its own inverse
     thing = mixture(3, 3, seed, ProductMixture)
     z = torch.randn(40, 3, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
@@ -153,6 +155,7 @@ def check_product_mixture(ProductMixture=oracle.ProductMixture, seed: int = 0) -
 
 
 def check_empirical(Empirical=oracle.Empirical, seed: int = 0) -> None:
+    """The denoiser of a data set against the score, and at no noise at all."""
     g = torch.Generator().manual_seed(seed)
     points = torch.randn(12, 2, generator=g, dtype=torch.float64)
     thing = Empirical(points)

@@ -155,6 +155,7 @@ def check_as_denoiser(as_denoiser=parameterization.as_denoiser, seed: int = 0) -
 
 
 def check_guided(guided=parameterization.guided, seed: int = 0) -> None:
+    """Scales 0, 1 and 3, by hand."""
     z, t, predictions = known(seed, cosine)
     conditional, unconditional = (lambda z, t: predictions["x"]), (lambda z, t: predictions["eps"])
     for scale, expected in (

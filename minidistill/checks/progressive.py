@@ -186,6 +186,7 @@ def check_two_step_target(two_step_target=progressive.two_step_target, seed: int
 
 
 def check_quotient_target(quotient_target=progressive.quotient_target, seed: int = 0) -> None:
+    """The quotient is the convex form, in float64."""
     g = torch.Generator().manual_seed(seed)
     z = torch.randn(4, 3, generator=g, dtype=torch.float64)
     t = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float64)
@@ -247,6 +248,7 @@ def check_noise(eps: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> None
 
 
 def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: int = 0) -> None:
+    """Times, noise, target, weight and gradients, from what student and teacher are asked."""
     n, b = 4, 1024
     g = torch.Generator().manual_seed(seed)
     x = 1.5 * torch.randn(b, 1, 2, 2, generator=g, dtype=torch.float64)
@@ -338,6 +340,7 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
 
 
 def check_diffusion_loss(diffusion_loss=progressive.diffusion_loss, seed: int = 0) -> None:
+    """Times, noise and weight of the teacher's loss, from what the denoiser is asked."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(512, 3, generator=g, dtype=torch.float64)
     seen = {}
@@ -355,6 +358,7 @@ def check_diffusion_loss(diffusion_loss=progressive.diffusion_loss, seed: int = 
 
 
 def check_halvings(halvings=progressive.halvings, seed: int = 0) -> None:
+    """Powers of two of the end, and nothing else."""
     assert halvings(8) == [4, 2, 1], "8 -> [4, 2, 1]: without the start, with the end."
     assert halvings(1024, 4) == [512, 256, 128, 64, 32, 16, 8, 4]
     end = 1 + seed % 7

@@ -138,6 +138,7 @@ def check_trajectory(sampler, seed: int = 0) -> None:
 
 
 def check_ddim(ddim=samplers.ddim, seed: int = 0) -> None:
+    """Known factors on Gaussian data, first order on a mixture."""
     check_sampler(ddim, seed)
     check_trajectory(ddim, seed)
     # Gaussian data: every step is a known factor. The data is wide, so that clipping x_hat shows
@@ -158,6 +159,7 @@ def check_ddim(ddim=samplers.ddim, seed: int = 0) -> None:
 
 
 def check_euler(euler=samplers.euler, seed: int = 0) -> None:
+    """DDIM on rectified flow, one step by hand on another schedule, first order on a mixture."""
     check_sampler(euler, seed)
     check_trajectory(euler, seed)
     thing = mixture(2, 3, seed)
@@ -174,6 +176,7 @@ def check_euler(euler=samplers.euler, seed: int = 0) -> None:
 
 
 def check_heun(heun=samplers.heun, seed: int = 0) -> None:
+    """One step by hand, second order on a mixture, and how often it asks."""
     check_sampler(heun, seed)
     check_trajectory(heun, seed)
     check_order(heun, 2, seed)
@@ -200,6 +203,7 @@ def check_heun(heun=samplers.heun, seed: int = 0) -> None:
 
 
 def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
+    """Exact lifts with given noise, exact marginals with a perfect consistency function."""
 
     def without_noise(f, z, times, schedule, trajectory=False):
         return renoise(f, z, times, schedule, noise=[0 * z] * (len(times) - 2), trajectory=trajectory)

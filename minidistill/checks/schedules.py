@@ -42,6 +42,7 @@ def check_schedule(schedule, variance_preserving: bool, reaches_noise: bool = Tr
 
 
 def check_cosine(cosine=schedules.cosine, seed: int = 0) -> None:
+    """The quarter circle at constant speed."""
     check_schedule(cosine, variance_preserving=True, seed=seed)
     t = times(seed)
     alpha, sigma = cosine(t)
@@ -51,6 +52,7 @@ def check_cosine(cosine=schedules.cosine, seed: int = 0) -> None:
 
 
 def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
+    """alpha^2 against a numerical integral of beta."""
     check_schedule(linear_beta, variance_preserving=True, reaches_noise=False, seed=seed)
     t = times(seed)
     alpha, sigma = linear_beta(t)
@@ -69,6 +71,7 @@ def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
 
 
 def check_sigmoid(sigmoid=schedules.sigmoid, seed: int = 0) -> None:
+    """alpha^2 against the logistic function."""
     check_schedule(sigmoid, variance_preserving=True, seed=seed)
     t = times(seed)
 
@@ -80,6 +83,7 @@ def check_sigmoid(sigmoid=schedules.sigmoid, seed: int = 0) -> None:
 
 
 def check_rectified_flow(rectified_flow=schedules.rectified_flow, seed: int = 0) -> None:
+    """A straight line in (alpha, sigma)."""
     check_schedule(rectified_flow, variance_preserving=False, seed=seed)
     t = times(seed)
     close(rectified_flow(t)[0] + rectified_flow(t)[1], torch.ones_like(t), "alpha + sigma must be 1.")
@@ -87,6 +91,7 @@ def check_rectified_flow(rectified_flow=schedules.rectified_flow, seed: int = 0)
 
 
 def check_edm(edm=schedules.edm, seed: int = 0) -> None:
+    """The signal is left alone."""
     t = 80 * times(seed)
     alpha, sigma = edm(t)
     close(alpha, torch.ones_like(t), "EDM never scales the signal: alpha is 1, one for each time.")
@@ -94,6 +99,7 @@ def check_edm(edm=schedules.edm, seed: int = 0) -> None:
 
 
 def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
+    """Times, log SNR, composition, inverse and ends."""
     t, base = times(seed), schedules.rectified_flow
     refuses(lambda: shifted(base, 0.0), "A shift of 0 must be refused.")
     refuses(lambda: shifted(base, -1.0), "A negative shift must be refused.")
@@ -118,6 +124,7 @@ def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
 
 
 def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
+    """The table's own entries, what lies between them, and the slope."""
     n = 50
     beta = torch.linspace(1e-3, 0.2, n, dtype=torch.float64)
     alpha_bar = (1 - beta).cumprod(0)
@@ -145,6 +152,7 @@ def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
 
 
 def check_rates(rates=schedules.rates, seed: int = 0) -> None:
+    """Against finite differences."""
     t, h = times(seed), 1e-5
     for schedule in (schedules.cosine, schedules.linear_beta, schedules.sigmoid, schedules.edm):
         for rate, before, after in zip(rates(schedule, t), schedule(t - h), schedule(t + h)):
@@ -155,6 +163,7 @@ def check_rates(rates=schedules.rates, seed: int = 0) -> None:
 
 
 def check_log_snr(log_snr=schedules.log_snr, seed: int = 0) -> None:
+    """The definition, and both ends."""
     t = times(seed)
     close(
         log_snr(schedules.rectified_flow, t),
@@ -166,6 +175,7 @@ def check_log_snr(log_snr=schedules.log_snr, seed: int = 0) -> None:
 
 
 def check_mix(mix=schedules.mix, seed: int = 0) -> None:
+    """Sample by sample, in a shape that hides no broadcast."""
     generator = torch.Generator().manual_seed(seed)
     # batch, channels, height and width are all 4: a time broadcast along the wrong axis would go unnoticed
     # elsewhere
@@ -181,6 +191,7 @@ def check_mix(mix=schedules.mix, seed: int = 0) -> None:
 
 
 def check_beta_table(beta_table=schedules.beta_table, seed: int = 0) -> None:
+    """Where each table ends, from the literature."""
     # sqrt(alpha_bar) at the last step: Lin et al. (2024), table 1
     for kind, last in (("linear", 0.006353), ("scaled_linear", 0.068265), ("squaredcos", 4.928e-05)):
         beta = beta_table(kind)
@@ -199,6 +210,7 @@ def check_beta_table(beta_table=schedules.beta_table, seed: int = 0) -> None:
 
 
 def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed: int = 0) -> None:
+    """The ends, and the same proportions in sqrt(alpha_bar)."""
     g = torch.Generator().manual_seed(seed)
     beta = 1e-3 + 0.05 * torch.rand(60, generator=g, dtype=torch.float64).sort().values
     alpha_bar = (1 - beta).cumprod(0)
@@ -215,6 +227,7 @@ def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed:
 
 
 def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
+    """n + 1 even times, nested when the steps double."""
     for steps in (1, 4, 10):
         grid = time_grid(steps)
         assert grid.shape == (steps + 1,), f"{steps} steps need {steps + 1} times."
@@ -232,6 +245,7 @@ def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
 
 
 def check_karras_sigmas(karras_sigmas=schedules.karras_sigmas, seed: int = 0) -> None:
+    """The ends, and even spacing in sigma^(1/rho)."""
     sigmas = karras_sigmas(18).double()
     assert sigmas.shape == (18,), "n levels: the 0 at the end is not one of them."
     close(
