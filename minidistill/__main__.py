@@ -3,6 +3,7 @@
 import argparse
 import copy
 import csv
+import io
 import json
 import os
 import sys
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
         total=JUDGE_UPDATES + args.updates + sum(updates.values()),
         unit=" updates",
         smoothing=0,
-        disable=not first,
+        file=sys.stderr if first else io.StringIO(),  # one bar, however many processes
     )
     with bar:
         stage("judge", JUDGE_UPDATES, quickstart.train_judge, judge, x, y)

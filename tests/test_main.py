@@ -1,6 +1,9 @@
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -116,6 +119,18 @@ def test_help_and_nonsense(capsys):
             main(arguments)
         printed = capsys.readouterr()
         assert stop.value.code == status and text in printed.out + printed.err
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """torchrun: one process writes and reports, both train."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "minidistill"]
+    run = subprocess.run(
+        [*command, "--updates", "20", "--out", str(tmp_path)],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0 and run.stdout.count("real test data") == 1, run.stderr[-2000:]
+    assert len(table(tmp_path)) == 12
 
 
 @pytest.mark.slow
