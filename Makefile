@@ -5,7 +5,7 @@
 PYTHON ?= python3
 TORCH ?= torch
 VENV ?= .venv
-OUT ?= runs/digits
+OUT ?= runs/digits-progressive
 
 .PHONY: quickstart test lint render
 quickstart: $(VENV)/installed

@@ -31,9 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add(
         "--method",
-        choices=["progressive"],
+        choices=["progressive", "ect"],
         default="progressive",
-        help="how the teacher becomes a few-step student",
+        help="how the teacher becomes a few-step student: progressive halves its steps; ect tunes it into a "
+        "consistency model",
     )
     add(
         "--data",
@@ -46,9 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--updates",
         type=int,
         default=1600,
-        help="training updates of the teacher; its students share as many",
+        help="training updates of the teacher; its students together take as many",
     )
-    add("--out", type=Path, help="where table, picture and checkpoints go (default: runs/DATA)")
+    add("--out", type=Path, help="where table, picture and checkpoints go (default: runs/DATA-METHOD)")
     add("--resume", action="store_true", help="continue the run in --out")
     add("--seed", type=int, default=0, help="all randomness: weights, batches, noise")
     add(
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="bfloat16 autocast: faster where the processor has it, slower elsewhere",
     )
     args = parser.parse_args(arguments)
-    args.out = args.out or Path("runs") / args.data
+    args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
     if args.updates < 20:
         parser.error("--updates must be at least 20, or some students would not be trained at all")
 
@@ -91,14 +92,17 @@ def run(args: argparse.Namespace) -> None:
     first = not dist.is_initialized() or dist.get_rank() == 0
     begin(args, first)
     x, y, x_test, y_test = (a.to(args.device) for a in quickstart.load(args.data, args.folder))
+    data_std = x.std().item()
     options = {"seed": args.seed, "compile": args.compile, "bf16": args.bf16}
-    updates = quickstart.student_updates(args.updates)
+    student_updates = (
+        quickstart.student_updates(args.updates) if args.method == "progressive" else {1: args.updates}
+    )
 
     torch.manual_seed(args.seed)
     judge = Classifier(side=x.shape[-1]).to(args.device)
-    teacher = quickstart.network(x).to(args.device)
-    ema = copy.deepcopy(teacher)
-    students = {n: copy.deepcopy(teacher) for n in updates}
+    net = quickstart.network(x).to(args.device)
+    teacher = copy.deepcopy(net)
+    students = {n: copy.deepcopy(net) for n in student_updates}
 
     def stage(name: str, steps: int, train: Callable, *models_and_data) -> None:
         """Run one stage to its end, on the bar of the whole job."""
@@ -113,21 +117,34 @@ def run(args: argparse.Namespace) -> None:
         bar.initial, bar.n = bar.initial + start + steps - bar.n, start + steps
 
     bar = tqdm(
-        total=JUDGE_UPDATES + args.updates + sum(updates.values()),
+        total=JUDGE_UPDATES + args.updates + sum(student_updates.values()),
         unit=" updates",
         smoothing=0,
         file=sys.stderr if first else io.StringIO(),  # one bar, however many processes
     )
     with bar:
         stage("judge", JUDGE_UPDATES, quickstart.train_judge, judge, x, y)
-        stage("teacher", args.updates, quickstart.train_teacher, teacher, ema, x, y)
-        parent = ema
-        for n, student in students.items():
-            stage(f"student {n}", updates[n], quickstart.train_student, student, parent, n, x, y)
-            parent = student
+        stage("teacher", args.updates, quickstart.train_teacher, net, teacher, x, y)
+        contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
+        if args.method == "progressive":
+            parent = teacher
+            for n, student in students.items():
+                stage(f"student {n}", student_updates[n], quickstart.train_student, student, parent, n, x, y)
+                parent = student
+                contestants += [
+                    quickstart.by_ddim("undistilled", teacher, data_std, n),
+                    quickstart.by_ddim("student", student, data_std, n),
+                ]
+        else:
+            student = students[1]
+            stage("ect", args.updates, quickstart.train_ect, copy.deepcopy(net), student, teacher, x, y)
+            for n in (8, 4, 2, 1):
+                contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
+                if n in quickstart.ECT_TIMES:
+                    contestants.append(quickstart.by_renoise("ect", student, data_std, n, args.seed))
 
     if first:
-        table, samples = quickstart.compare(ema, students, judge, x, x_test, y_test, seed=args.seed)
+        table, samples = quickstart.compare(contestants, judge, x, x_test, y_test, seed=args.seed)
         report(table, samples, args.out)
 
 
@@ -170,9 +187,10 @@ def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path)
         writer.writerows(table)
     print(quickstart.markdown(table))
 
+    # the reference, then every model in few steps
     shown = [
-        ("teacher", quickstart.TEACHER_STEPS),
-        *((m, n) for m in ("undistilled", "student") for n in (1, 2, 4)),
+        next(iter(samples)),
+        *sorted((k for k in samples if k[1] <= 4), key=lambda k: (k[0] != "undistilled", k)),
     ]
     figure = plots.image_rows({f"{model}, {n}": samples[model, n] for model, n in shown})
     figure.savefig(out / "samples.png", dpi=150, bbox_inches="tight")

@@ -10,7 +10,8 @@ the identity and the network returns 0.
 
 Attention is written as two matrix products and a softmax: forward-mode derivatives go through it, which fused
 attention does not allow, and at these sizes it is as fast. Positions are sines of the patch coordinates, so
-any image size divisible by the patch works without new parameters.
+any image size divisible by the patch works without new parameters. For points of the plane there is a small
+MLP.
 """
 
 import torch
@@ -113,6 +114,23 @@ class DiT(nn.Module):
         shift, scale = rearrange(self.modulation(c), "b (two d) -> two b 1 d", two=2)
         x = self.out(normalize(x) * (1 + scale) + shift)
         return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=height, p=self.patch, q=self.patch)
+
+
+class MLP(nn.Module):
+    """net(z, t) -> tangent for points: z and the result (b, dim), t an angle (b,)."""
+
+    def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, dropout: float = 0.0):
+        super().__init__()
+        sizes = [dim + 16, *[width] * depth]
+        layers = [
+            layer
+            for a, b in zip(sizes, sizes[1:])
+            for layer in (nn.Linear(a, b), nn.SiLU(), nn.Dropout(dropout))
+        ]
+        self.body = nn.Sequential(*layers, nn.Linear(width, dim))
+
+    def forward(self, z: Float[Tensor, "b d"], t: Time) -> Float[Tensor, "b d"]:
+        return self.body(torch.cat([z, sines(t, 16, top=16.0)], dim=1))
 
 
 def normalize(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minidistill.schedules import Batch, Schedule, Time, coefficients, like, rates
+from minidistill.schedules import Batch, Number, Schedule, Time, coefficients, like, rates
 
 Denoiser = Callable[[Batch, Time], Batch]  # (z, t) -> x_hat
 
@@ -89,7 +89,7 @@ def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, tar
 
 
 def as_denoiser(
-    net: Callable[..., Tensor], schedule: Schedule, data_std: float = 1.0, **conditioning: Tensor
+    net: Callable[..., Tensor], schedule: Schedule, data_std: Number = 1.0, **conditioning: Tensor
 ) -> Denoiser:
     """The network as a denoiser: it sees a point of unit variance and its angle, and predicts the tangent.
 
@@ -119,7 +119,7 @@ def as_denoiser(
     return denoiser
 
 
-def guided(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
+def guided(conditional: Denoiser, unconditional: Denoiser, scale: Number) -> Denoiser:
     """unconditional + scale (conditional - unconditional): scale 1 is conditional, more pushes further.
 
     Ho & Salimans (2021), eq. 6, with scale = 1 + w.

@@ -2,26 +2,32 @@
 them.
 
 `python -m minidistill` calls these in order; notebook 00 tells them in pictures. Teacher and students are one
-small DiT, class-conditional, on the cosine schedule. Every student starts from the weights of its teacher.
+small DiT, class-conditional. The teacher is trained on the cosine schedule; every student starts from its
+weights, also those in EDM's time, since the network sees the angle of the noise and not the schedule.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from minidistill import data
+from minidistill.consistency import ect_loss, ect_stage, lognormal_times
 from minidistill.dit import DiT
 from minidistill.metrics import Classifier, flow_map_error, frechet_distance
 from minidistill.parameterization import as_denoiser
 from minidistill.progressive import Student, diffusion_loss, halvings, progressive_loss
-from minidistill.samplers import ddim
-from minidistill.schedules import cosine, time_grid
+from minidistill.samplers import ddim, renoise
+from minidistill.schedules import cosine, edm, randn_like, time_grid
 from minidistill.train import train
 
 TEACHER_STEPS = 32  # sampling steps of the teacher
+ECT_STAGES = 8  # each halves the gap between the two times that are compared: 1/2 to 1/256 of t
+# EDM times of consistency sampling, in which the network is asked at all but the last
+ECT_TIMES = {1: [80.0, 0.0], 2: [80.0, 0.8, 0.0], 4: [80.0, 5.0, 1.0, 0.4, 0.0]}
 
 
 def load(name: str, folder: str | Path | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -48,7 +54,7 @@ def network(x: Tensor) -> DiT:
 def train_judge(net: Classifier, x: Tensor, y: Tensor, steps: int, **options) -> Iterator[tuple[int, Tensor]]:
     """The independent judge, trained with cross entropy."""
 
-    def loss(net: Classifier, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(net: Classifier, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         return nn.functional.cross_entropy(net(x), y, reduction="none")
 
     return train(net, loss, (x, y), steps, **options)
@@ -60,7 +66,7 @@ def train_teacher(
     """A diffusion model of x given its label. The teacher is `ema`."""
     data_std = x.std().item()
 
-    def loss(net: DiT, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         return diffusion_loss(as_denoiser(net, cosine, data_std, label=y), x, cosine, generator=generator)
 
     return train(net, loss, (x, y), steps, ema=ema, **options)
@@ -73,7 +79,7 @@ def train_student(
     data_std = x.std().item()
     net.load_state_dict(teacher.state_dict())
 
-    def loss(net: DiT, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         student, fixed = (as_denoiser(model, cosine, data_std, label=y) for model in (net, teacher))
         return progressive_loss(student, fixed, x, n, cosine, generator=generator)
 
@@ -86,10 +92,58 @@ def student_updates(teacher_updates: int) -> dict[int, int]:
     return {n: share * (2 if n <= 2 else 1) for n in halvings(TEACHER_STEPS)}
 
 
+def train_ect(
+    net: DiT, ema: DiT, teacher: DiT, x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
+    """A consistency model, from the teacher's weights, by Easy Consistency Tuning. The student is `ema`."""
+    data_std = x.std().item()
+    for model in (net, ema):
+        model.load_state_dict(teacher.state_dict())
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        stage = min(ect_stage(step, max(1, steps // ECT_STAGES)), ECT_STAGES)
+        t = lognormal_times(len(x), generator=generator, device=x.device)
+        f = as_denoiser(net, edm, data_std, label=y)
+        return ect_loss(f, x, randn_like(x, generator), t, stage)
+
+    return train(net, loss, (x, y), steps, ema=ema, warmup=0, **options)
+
+
+class Contestant(NamedTuple):
+    """A row of the table. sample(noise, labels) -> images; paired when noise alone decides the images."""
+
+    model: str
+    steps: int
+    sample: Callable[[Tensor, Tensor], Tensor]
+    paired: bool = True
+
+
+def by_ddim(model: str, net: DiT, data_std: float, steps: int) -> Contestant:
+    """A denoiser in `steps` DDIM steps. A student knows its own number of steps."""
+
+    def sample(noise: Tensor, labels: Tensor) -> Tensor:
+        denoiser = as_denoiser(net, cosine, data_std, label=labels)
+        denoiser = Student(denoiser, steps) if model == "student" else denoiser
+        return ddim(denoiser, noise, time_grid(steps), cosine)
+
+    return Contestant(model, steps, sample)
+
+
+def by_renoise(model: str, net: DiT, data_std: float, steps: int, seed: int) -> Contestant:
+    """A consistency function in 1, 2 or 4 jumps, with fresh noise between them."""
+
+    def sample(noise: Tensor, labels: Tensor) -> Tensor:
+        f = as_denoiser(net, edm, data_std, label=labels)
+        times = torch.tensor(ECT_TIMES[steps])
+        generator = torch.Generator(noise.device).manual_seed(seed)
+        return renoise(f, times[0] * noise, times, edm, generator=generator)
+
+    return Contestant(model, steps, sample, paired=steps == 1)
+
+
 @torch.no_grad()
 def compare(
-    teacher: DiT,
-    students: dict[int, DiT],
+    contestants: Sequence[Contestant],
     judge: Classifier,
     x: Tensor,
     x_test: Tensor,
@@ -97,16 +151,15 @@ def compare(
     n: int = 1000,
     seed: int = 0,
 ) -> tuple[list[dict], dict[tuple[str, int], Tensor]]:
-    """The table, and the samples behind it by (model, steps): undistilled and student at every step count.
+    """The table, and the samples behind it by (model, steps). The first contestant is the reference.
 
-    All start from the same n noises and labels. Distance: to the teacher's own samples, RMS per pixel, with
-    its standard error. Frechet: between the judge's 64 features of the samples and of the training data,
-    without bias, with its standard error; the last row compares test data with training data, which is the
-    floor.
+    All start from the same n noises and labels. Distance: to the reference's samples, RMS per pixel, with its
+    standard error, for those that add no noise of their own. Frechet: between the judge's 64 features of the
+    samples and of the training data, without bias, with its standard error; the last row compares test data
+    with training data, which is the floor.
     """
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
     labels = torch.arange(n, device=x.device) % 10
-    data_std = x.std().item()
     real = torch.cat([judge.features(part) for part in x.split(2000)])
 
     def judged(images: Tensor, labels: Tensor) -> dict:
@@ -114,18 +167,15 @@ def compare(
         accuracy = (judge(images).argmax(1) == labels).double().mean().item()
         return {"frechet": frechet, "frechet_se": frechet_se, "accuracy": accuracy}
 
-    denoisers = {("teacher", TEACHER_STEPS): as_denoiser(teacher, cosine, data_std, label=labels)}
-    for steps, net in students.items():
-        denoisers["undistilled", steps] = denoisers["teacher", TEACHER_STEPS]
-        denoisers["student", steps] = Student(as_denoiser(net, cosine, data_std, label=labels), steps)
-
     table, samples = [], {}
-    for (model, steps), denoiser in denoisers.items():
+    for model, steps, sample, paired in contestants:
         start = time.perf_counter()
-        images = samples[model, steps] = ddim(denoiser, noise, time_grid(steps), cosine).cpu().to(x)
+        images = samples[model, steps] = sample(noise, labels).cpu().to(x)
         seconds = time.perf_counter() - start  # .cpu() above waits for the accelerator, if there is one
-        distance, distance_se = flow_map_error(images, samples["teacher", TEACHER_STEPS])
-        row = {"model": model, "steps": steps, "distance": distance, "distance_se": distance_se}
+        row = {"model": model, "steps": steps}
+        if paired:
+            reference = samples[contestants[0].model, contestants[0].steps]
+            row["distance"], row["distance_se"] = flow_map_error(images, reference)
         table.append(row | judged(images, labels) | {"seconds": seconds})
     return [*table, {"model": "real test data"} | judged(x_test, y_test)], samples
 

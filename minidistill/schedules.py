@@ -25,6 +25,7 @@ from torch import Tensor
 Time = Float[Tensor, " b"]  # one time for each sample in the batch
 Batch = Float[Tensor, "b *d"]  # points, images, videos: any axes after the batch
 Schedule = Callable[[Time], tuple[Time, Time]]
+Number = int | float
 
 
 # schedules, in the order in which the field met them
@@ -66,7 +67,7 @@ def rectified_flow(t: Time) -> tuple[Time, Time]:
     return 1 - t, t
 
 
-def shifted(schedule: Schedule, shift: float) -> Schedule:
+def shifted(schedule: Schedule, shift: Number) -> Schedule:
     """The schedule at time shift t / (1 + (shift - 1) t): for shift > 1, more of the time is spent in noise.
 
     For times in [0, 1]. It lowers log SNR of rectified flow by 2 log(shift) everywhere; shifts multiply, and

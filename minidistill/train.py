@@ -4,10 +4,10 @@
     for step, loss in tqdm(train(net, loss_fn, (x, labels), steps=2000, ema=ema), total=2000):
         ...
 
-`loss_fn(net, *batch, generator)` returns (b,). The data stays on the device and a batch is an index. Every
-random number of step k comes from (seed, k), so a run that was stopped, by Ctrl-C or by a power cut,
-continues from its checkpoint to the same weights, bit for bit on one CPU. Started by torchrun, every process
-takes its share of the batch and the gradients are averaged.
+`loss_fn(net, *batch, step, generator)` returns (b,); curricula read the step. The data stays on the device
+and a batch is an index. Every random number of step k, those of dropout too, comes from (seed, k), so a run
+that was stopped, by Ctrl-C or by a power cut, continues from its checkpoint to the same weights, bit for bit
+on one CPU. Started by torchrun, every process takes its share of the batch and the gradients are averaged.
 """
 
 import os
@@ -79,8 +79,8 @@ def train(
 
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1, step / max(warmup, 1)) * (1 - (step - 1) / steps)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = objective(*(a[index] for a in data), generator=generator)
+            with own_randomness(generator), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = objective(*(a[index] for a in data), step=step, generator=generator)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), clip)
@@ -106,8 +106,17 @@ class Objective(nn.Module):
         super().__init__()
         self.net, self.loss_fn = net, loss_fn
 
-    def forward(self, *batch: Tensor, generator: torch.Generator) -> Tensor:
-        return self.loss_fn(self.net, *batch, generator=generator).mean()
+    def forward(self, *batch: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        return self.loss_fn(self.net, *batch, step=step, generator=generator).mean()
+
+
+@contextmanager
+def own_randomness(generator: torch.Generator) -> Iterator[None]:
+    """Torch's global random state, which dropout draws from, starts from the generator's seed meanwhile."""
+    device = generator.device
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(generator.initial_seed())
+        yield
 
 
 @contextmanager

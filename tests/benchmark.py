@@ -54,7 +54,7 @@ def step_seconds(
     x, y = torch.randn(2000, 1, side, side), torch.randint(10, (2000,))
     endless = iter(DataLoader(TensorDataset(x, y), batch, shuffle=True, drop_last=True))
 
-    def loss(net, x, y, generator):
+    def loss(net, x, y, step, generator):
         if loader:
             nonlocal endless
             try:

@@ -19,7 +19,7 @@ def network():
     return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.0), nn.Linear(8, 1))
 
 
-def noisy_loss(net, x, y, generator):
+def noisy_loss(net, x, y, step, generator):
     return (net(x + 0.1 * torch.randn(x.shape, generator=generator)) - y).square().mean(1)
 
 
@@ -52,7 +52,7 @@ def test_it_is_this_program():
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * min(1, step / 4) * (12 - (step - 1)) / 12
         optimizer.zero_grad()
-        noisy_loss(ours, X[index], Y[index], generator).mean().backward()
+        noisy_loss(ours, X[index], Y[index], step, generator).mean().backward()
         nn.utils.clip_grad_norm_(ours.parameters(), 0.1)
         optimizer.step()
         decay = min(0.6, (1 + step) / (10 + step))
@@ -87,11 +87,11 @@ def test_ctrl_c_saves_a_whole_step(tmp_path):
     """The signal comes in the middle of step 7; step 7 is finished, saved, and then the interrupt goes on."""
     path, calls = tmp_path / "run.pt", []
 
-    def loss(net, x, y, generator):
+    def loss(net, x, y, step, generator):
         calls.append(1)
         if len(calls) == 7:
             os.kill(os.getpid(), signal.SIGINT)
-        return noisy_loss(net, x, y, generator)
+        return noisy_loss(net, x, y, step, generator)
 
     with pytest.raises(KeyboardInterrupt):
         run(loss=loss, checkpoint=path, save_every=100)
@@ -147,9 +147,9 @@ def test_bad_checkpoints(tmp_path):
 def test_a_loss_that_explodes_does_not_overwrite_the_checkpoint(tmp_path):
     path, calls = tmp_path / "run.pt", []
 
-    def loss(net, x, y, generator):
+    def loss(net, x, y, step, generator):
         calls.append(1)
-        return noisy_loss(net, x, y, generator) / (0.0 if len(calls) > 6 else 1.0)
+        return noisy_loss(net, x, y, step, generator) / (0.0 if len(calls) > 6 else 1.0)
 
     with pytest.raises(FloatingPointError, match="step 10"):
         run(loss=loss, checkpoint=path, save_every=5)
@@ -175,7 +175,7 @@ def test_compile_is_passed_the_network(monkeypatch):
     assert compiled == [net] and same(net, run()[0])
 
 
-def shared_batch(net, x, y, generator):
+def shared_batch(net, x, y, step, generator):
     """No noise of its own, so that one process and two see the same batch."""
     return (net(x) - y).square().mean(1)
 

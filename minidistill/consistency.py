@@ -1,0 +1,337 @@
+"""Consistency models: one function that gives the same answer along a whole trajectory, its clean end.
+
+    z_t -------- z_s ------------------> x        f(z_t, t) = f(z_s, s) = x,    f(z, 0) = z
+     \\            \\_______ f ________/ /
+      \\______________ f ______________/
+
+The probability-flow ODE carries each z_t to one clean point; a consistency function jumps there from
+anywhere. Two conditions define it: the boundary f(z, 0) = z, and that f does not change along a trajectory
+(a constant does not change either, so both are needed). Training compares f with itself at an earlier time s,
+
+    loss = weight(t, s) distance(f(z_t, t), stopgrad f(z_s, s)),
+
+and the truth enters at the boundary and travels to higher noise. Four things are to be decided: how z_s is
+found (a step of a teacher, distillation, CD; or with the data point in the teacher's place, training, CT);
+how far s is from t; the distance; the weight.
+
+Song et al. (2023), "Consistency models"; Song & Dhariwal (2023), "Improved techniques", iCT; Geng et al.
+(2024), "Consistency models made easy", ECT; Lu & Song (2024), "Simplifying, stabilizing and scaling
+continuous-time consistency models", sCM. Times are EDM's, t = sigma, unless a schedule is given.
+
+>>> boundary(torch.tensor([0.002]))  # c_skip = 1 and c_out = 0: f(z, t_min) = z whatever the network says
+(tensor([1.]), tensor([0.]), tensor([2.0000]))
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minidistill.parameterization import Denoiser
+from minidistill.samplers import ddim_step
+from minidistill.schedules import Batch, Number, Schedule, Time, coefficients, edm, like, mix
+
+# the boundary
+
+
+def boundary(t: Time, data_std: Number = 0.5, t_min: Number = 0.002) -> tuple[Time, Time, Time]:
+    """c_skip, c_out, c_in of f(z, t) = c_skip z + c_out F(c_in z), exact at t_min: f(z, t_min) = z.
+
+    Song et al. (2023), appendix C: EDM's coefficients, with t - t_min for t in c_skip and in the numerator of
+    c_out, and nowhere else. t_min = 0 gives EDM's own, whose boundary is at 0. This package needs neither to
+    train: `as_denoiser` is EDM's form for every schedule (F = -tangent), so any network trained with it
+    already satisfies f(z, 0) = z. Raises ValueError for t < t_min, where c_skip would fall again.
+    """
+    if not (data_std > 0 and t_min >= 0):
+        raise ValueError(f"need data_std > 0 and t_min >= 0, got {data_std} and {t_min}")
+    above = t - t_min
+    if (above < 0).any():
+        raise ValueError(f"the boundary is at t_min = {t_min}: t must not be smaller, got {t.min().item():g}")
+    r = torch.sqrt(t**2 + data_std**2)
+    # c_skip is data_std^2 / (above^2 + data_std^2), written such that it is exactly 1 at t_min
+    return 1 / (1 + (above / data_std) ** 2), above * data_std / r, 1 / r
+
+
+# the target and the loss
+
+
+def ode_step(
+    denoiser: Denoiser, z: Batch, t: Time, s: Time, schedule: Schedule, solver: str = "euler"
+) -> Batch:
+    """One step of the probability-flow ODE from z at t to s, for each sample its own times.
+
+    "euler" is DDIM, "heun" averages eps_hat at both ends (Karras et al., 2022, algorithm 1) and asks twice.
+    Both are Euler's and Heun's method in the plane (sigma / alpha, z / alpha), whose slope is eps_hat: when
+    the denoiser knows the data point, each lands exactly on alpha_s x + sigma_s eps. A step that ends at
+    sigma = 0 stays an Euler step. Raises ValueError for another solver, and for Heun at alpha_t = 0.
+    """
+    if solver not in ("euler", "heun"):
+        raise ValueError(f'solver must be "euler" or "heun", got {solver!r}')
+    x_1 = denoiser(z, t.to(z.dtype))
+    z_s = ddim_step(x_1, z, t, s, schedule)
+    if solver == "euler":
+        return z_s
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
+    if (alpha_t == 0).any():
+        raise ValueError("a Heun step cannot start at alpha = 0, pure noise: use a smaller t, or Euler")
+    inside = sigma_s > 0
+    # where s is clean the second answer is not used: ask at t, since some networks take the log of the time
+    x_2 = denoiser(z_s, torch.where(inside.flatten(), s, t).to(z.dtype))
+    eps_1, eps_2 = (z - alpha_t * x_1) / sigma_t, (z_s - alpha_s * x_2) / sigma_s
+    keep = alpha_s / alpha_t
+    return torch.where(inside, keep * z + (sigma_s - keep * sigma_t) * (eps_1 + eps_2) / 2, z_s)
+
+
+@torch.no_grad()  # a target is a constant
+def consistency_target(
+    f: Denoiser,
+    x: Batch,
+    eps: Batch,
+    t: Time,
+    s: Time,
+    schedule: Schedule,
+    teacher: Denoiser | None = None,
+    solver: str = "euler",
+) -> Batch:
+    """What f should say at z_t = alpha_t x + sigma_t eps: its own answer at the cleaner time s.
+
+    With a teacher, z_s is one step of its ODE from z_t: consistency distillation, Song et al. (2023),
+    algorithm 2. Without, the data point takes the teacher's place and z_s = alpha_s x + sigma_s eps, with the
+    same eps: consistency training, algorithm 3. Its mean over all (x, eps) that give z_t is the exact Euler
+    step. Where sigma_s = 0, the target is z_s itself. Raises ValueError unless 0 <= s < t and sigma_t > 0.
+    """
+    if s.shape != t.shape or not ((s >= 0) & (s < t)).all():
+        raise ValueError("s is the cleaner time: need 0 <= s < t for every sample")
+    z = mix(x, eps, t, schedule)
+    z_s = ode_step(teacher or (lambda z, t: x), z, t, s, schedule, solver)
+    alpha_s, sigma_s = coefficients(schedule, s, z)
+    noisy = sigma_s > 0
+    # the whole batch, at any time where z_s is clean: a part of it would draw another dropout mask
+    answer = f(z_s, torch.where(noisy.flatten(), s, t).to(z.dtype))
+    return torch.where(noisy, answer, z_s / alpha_s)
+
+
+def pseudo_huber(delta: Batch, c: Number) -> Time:
+    """sqrt(|delta|^2 + c^2) - c, one norm over the whole sample: (b,). Song & Dhariwal (2023), section 3.3.
+
+    The gradient is delta / sqrt(|delta|^2 + c^2), of length below 1: that of |delta|^2 / 2 with the constant
+    weight 1 / sqrt(|delta|^2 + c^2), and half of that of |delta|^2 with this weight, which is how ECT tells
+    it. c = 0 is the norm, whose gradient at 0 is 0 here. Raises ValueError for c < 0.
+    """
+    if not c >= 0:
+        raise ValueError(f"c must be at least 0 (0 is the norm, large c is the square), got {c}")
+    norm = torch.linalg.vector_norm(delta.reshape(len(delta), -1), dim=1)
+    # sqrt(norm^2 + c^2) - c, without the difference of near-equal numbers when norm is much smaller than c
+    return norm**2 / (torch.sqrt(norm**2 + c**2) + c) if c > 0 else norm
+
+
+def consistency_loss(
+    f: Denoiser,
+    x: Batch,
+    eps: Batch,
+    t: Time,
+    s: Time,
+    schedule: Schedule,
+    c: Number = 0.0,
+    teacher: Denoiser | None = None,
+    solver: str = "euler",
+) -> Time:
+    """The Pseudo-Huber distance of f at t to its target at s, unweighted: (b,).
+
+    The gradient flows through f(z_t, t) only. f is asked twice with the same dropout mask: torch's random
+    state, which dropout draws from, is put back in between. A teacher should have no dropout (`eval()`).
+    """
+    z = mix(x, eps, t, schedule)
+    target_args = (f, x, eps, t, s, schedule, teacher, solver)
+    device = [] if z.device.type == "cpu" else [z.device]
+    with torch.random.fork_rng(device, device_type=z.device.type):
+        found = f(z, t.to(z.dtype))
+    if found.shape != x.shape:
+        raise ValueError(f"f returned shape {tuple(found.shape)} for samples of {tuple(x.shape)}")
+    return pseudo_huber(found - consistency_target(*target_args), c)
+
+
+# Easy Consistency Tuning: s is a fraction of t that grows with the stage
+
+
+def ect_mapping(t: Time, a: Number, q: Number = 2.0, k: Number = 8.0, b: Number = 1.0) -> Time:
+    """s = t (1 - n(t) / q^a), n(t) = 1 + k sigmoid(-b t), but at least 0. Geng et al. (2024), section 3.
+
+    a = 1, 2, ... is the stage. s = 0 makes it a diffusion loss: at first for small t, from a = 3 on nowhere.
+    Each stage divides the gap t - s by q, and only q^a matters. Raises ValueError unless a >= 1 and q > 1.
+    """
+    if not a >= 1:
+        raise ValueError(f"stages are counted from a = 1, got {a}; a = 0 would put s below 0 everywhere")
+    if not q > 1:
+        raise ValueError(f"q must be larger than 1, so that s approaches t with the stages, got {q}")
+    if not (k >= 0 and b >= 0):
+        raise ValueError(f"k and b must be at least 0, got {k} and {b}")
+    return t * (1 - (1 + k * torch.sigmoid(-b * t)) / q**a).clamp(min=0)
+
+
+def ect_stage(step: int, steps_per_stage: int) -> int:
+    """The stage a at training step 1, 2, ...: 1 for the first `steps_per_stage` steps, then 2, and so on."""
+    if steps_per_stage < 1 or step < 1:
+        raise ValueError(f"steps and stages are counted from 1, got {step} and {steps_per_stage} per stage")
+    return (step - 1) // steps_per_stage + 1
+
+
+def ect_weight(kind: str, t: Time, s: Time, data_std: Number = 0.5) -> Time:
+    """The weight of the distance. "gap": 1 / (t - s), also iCT's. "snr": 1 / t^2 + 1 / data_std^2.
+
+    The first makes the distance a slope. ECT's released code has it for CIFAR-10, and the second for
+    ImageNet. Raises ValueError for another kind.
+    """
+    match kind:
+        case "gap":
+            return 1 / (t - s)
+        case "snr":
+            return 1 / t**2 + 1 / data_std**2
+    raise ValueError(f'kind must be "gap" or "snr", got {kind!r}')
+
+
+def ect_loss(
+    f: Denoiser,
+    x: Batch,
+    eps: Batch,
+    t: Time,
+    a: Number,
+    q: Number = 2.0,
+    k: Number = 8.0,
+    b: Number = 1.0,
+    c: Number = 0.0,
+    weighting: str = "gap",
+    data_std: Number = 0.5,
+) -> Time:
+    """Consistency training between t and ect_mapping(t, a), weighted: (b,). Times are EDM's, t = sigma."""
+    s = ect_mapping(t, a, q, k, b)
+    return ect_weight(weighting, t, s, data_std) * consistency_loss(f, x, eps, t, s, edm, c)
+
+
+def lognormal_times(
+    b: int, mean: Number = -1.1, std: Number = 2.0, generator: torch.Generator | None = None, device=None
+) -> Time:
+    """b EDM times with log t ~ N(mean, std^2): median 0.33, and 99 % below 35. Karras et al. (2022)'s
+    proposal, with iCT's and ECT's numbers."""
+    return torch.exp(mean + std * torch.randn(b, generator=generator, device=device))
+
+
+# grids and curricula of consistency training
+
+
+def ct_steps(step: int, total: int, s0: int = 2, s1: int = 150, mu0: Number = 0.9) -> tuple[int, float]:
+    """The number of grid points and the decay of the target's EMA, growing with the step.
+
+    Song et al. (2023), section 5 and algorithm 3. As in their code, mu = mu0^(s0 / (n - 1)); the paper
+    divides by n.
+    """
+    check_progress(step, total, s0, s1)
+    intervals = math.ceil(math.sqrt(step / total * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1)
+    return intervals + 1, mu0 ** (s0 / intervals)
+
+
+def ict_steps(step: int, total: int, s0: int = 10, s1: int = 1280) -> int:
+    """The number of grid points n at a training step: intervals double from s0 to s1, n is one more.
+
+    Song & Dhariwal (2023), section 3.4: for `karras_sigmas(n)`.
+    """
+    check_progress(step, total, s0, s1)
+    per_stage = max(1, math.floor(total / (math.log2(s1 // s0) + 1)))
+    return min(s0 * 2 ** (step // per_stage), s1) + 1
+
+
+def check_progress(step: int, total: int, s0: int, s1: int) -> None:
+    """Raises ValueError unless 0 <= step <= total, and 1 <= s0 <= s1."""
+    if not (0 <= step <= total and total > 0 and 1 <= s0 <= s1):
+        raise ValueError(
+            f"need 0 <= step <= total and 1 <= s0 <= s1, got step {step} of {total}, s0 = {s0}, s1 = {s1}"
+        )
+
+
+def ict_time_pmf(sigmas: Float[Tensor, " n"], mean: Number = -1.1, std: Number = 2.0) -> Float[Tensor, " m"]:
+    """The probability of each interval sigmas[i], sigmas[i + 1]: that of a lognormal, normalised. (n - 1,)
+
+    Song & Dhariwal (2023), section 3.5. Raises ValueError unless sigmas are positive and in order.
+    """
+    gaps = sigmas.diff()
+    if not (len(sigmas) > 1 and (sigmas > 0).all() and ((gaps > 0).all() or (gaps < 0).all())):
+        raise ValueError("sigmas must be at least two positive noise levels in order, as from karras_sigmas")
+    cdf = torch.special.ndtr((sigmas.double().log() - mean) / std)
+    return (cdf.diff().abs() / cdf.diff().abs().sum()).to(sigmas.dtype)
+
+
+def draw_interval(
+    sigmas: Float[Tensor, " n"],
+    b: int,
+    pmf: Float[Tensor, " m"] | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Time, Time]:
+    """b neighbours t > s of a falling grid, by the pmf of its intervals, or all equally likely (CM)."""
+    weights = torch.ones_like(sigmas[1:]) if pmf is None else pmf
+    if not (sigmas.diff() < 0).all() or weights.shape != sigmas[1:].shape:
+        raise ValueError("need n falling noise levels, and a probability for each of the n - 1 intervals")
+    i = torch.multinomial(weights, b, replacement=True, generator=generator)
+    return sigmas[i], sigmas[i + 1]
+
+
+def ict_c(x: Batch) -> float:
+    """iCT's constant of Pseudo-Huber, 0.00054 sqrt(d), for samples of d numbers."""
+    return 0.00054 * math.sqrt(x[0].numel())
+
+
+# the limit s -> t
+
+
+def trigflow(data_std: Number) -> Schedule:
+    """cos t, data_std sin t for t in [0, pi / 2]: every z_t has the data's standard deviation. t = atan(sigma
+    / data_std) in EDM's sigma. Lu & Song (2024), section 3; their z is data_std eps."""
+    return lambda t: (torch.cos(t), data_std * torch.sin(t))
+
+
+@torch.no_grad()
+def scm_tangent(
+    net: Callable[[Batch, Time], Batch],
+    z: Batch,
+    t: Time,
+    slope: Batch,
+    data_std: Number = 0.5,
+    warmup: Number = 1.0,
+) -> Batch:
+    """cos t df/dt along the trajectory, f = cos t z - sin t data_std F(z / data_std, t) in TrigFlow.
+
+    Lu & Song (2024), section 4. slope is dz/dt: data_std F_teacher, or data_std cos t eps - sin t x. The
+    derivative of F is one forward-mode product, scaled by cos t sin t so that it stays bounded. `warmup`,
+    from 0 to 1, is the weight of the terms that can be unstable.
+    """
+    cos, sin = like(t.cos(), z), like(t.sin(), z)
+    z_rate, t_rate = cos * sin * slope / data_std, t.cos() * t.sin()
+    tangent, tangent_rate = torch.func.jvp(net, (z / data_std, t), (z_rate, t_rate))
+    return -(cos**2) * (data_std * tangent - slope) - warmup * (cos * sin * z + data_std * tangent_rate)
+
+
+def scm_loss(
+    net: Callable[[Batch, Time], Batch],
+    x: Batch,
+    eps: Batch,
+    t: Time,
+    data_std: Number = 0.5,
+    teacher: Callable[[Batch, Time], Batch] | None = None,
+    warmup: Number = 1.0,
+    c: Number = 0.1,
+) -> Time:
+    """|F - stopgrad(F + g)|^2 per number, g = tangent / (|tangent| + c) for each sample: (b,).
+
+    Its gradient, -2 <g, dF>, moves f against df/dt. Its value is |g|^2, near 1 whatever f does: it says
+    nothing about progress. Lu & Song (2024), section 4. net and teacher predict TrigFlow's F, as
+    `as_denoiser` defines it. The learned weight of the paper is left to the caller.
+    """
+    z = mix(x, eps, t, trigflow(data_std))
+    with torch.no_grad():
+        cos, sin = like(t.cos(), z), like(t.sin(), z)
+        slope = data_std * teacher(z / data_std, t) if teacher else data_std * cos * eps - sin * x
+        g = scm_tangent(net, z, t, slope, data_std, warmup)
+        g = g / (like(torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1), g) + c)
+    found = net(z / data_std, t)
+    return (found - (found.detach() + g)).square().reshape(len(x), -1).mean(1)

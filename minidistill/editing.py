@@ -1,0 +1,73 @@
+"""Zero-shot editing: what is known is kept, and a consistency model invents the rest. No training.
+
+A measurement y = A x keeps some of the image: the pixels outside a hole, the means of 2x2 blocks, one colour.
+Whatever f answers is corrected to agree with it,
+
+    x  ->  x + A^+ (y - A x),        A A^+ y = y,
+
+after every jump of the multistep sampler, which starts from the known part in noise instead of from noise
+alone. Inpainting: A = A^+ = the mask. Super-resolution: A = mean over blocks, A^+ = repeat. Song et al.
+(2023), appendix D, algorithm 4 (whose orthogonal matrix is one way to write A and A^+).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minidistill.parameterization import Denoiser
+from minidistill.samplers import Times, renoise
+from minidistill.schedules import Batch, Schedule, Time, like, mix, randn_like
+
+
+def edit(
+    f: Denoiser,
+    y: Tensor,
+    operator: Callable[[Tensor], Tensor],
+    inverse: Callable[[Tensor], Tensor],
+    times: Times,
+    schedule: Schedule,
+    noise: Sequence[Tensor] | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """A sample of f that agrees with the measurement y = operator(x), in len(times) - 1 jumps.
+
+    `inverse` turns a measurement into an image that has it. n steps use n noises, the first for the start:
+    pass them, or a generator. Raises ValueError unless operator(inverse(y)) is y.
+    """
+    guess = inverse(y)
+    measured = operator(guess)
+    if measured.shape != y.shape or not torch.allclose(measured, y, atol=1e-5):
+        raise ValueError(
+            "operator(inverse(y)) must be y: the inverse makes an image that has the measurement"
+        )
+    if noise is not None and len(noise) != len(times) - 1:
+        raise ValueError(f"{len(times) - 1} steps need as many noises, got {len(noise)}")
+
+    def agreeing(z: Batch, t: Time) -> Batch:
+        x = f(z, t)
+        return x + inverse(y - operator(x))
+
+    first, later = (randn_like(guess, generator), None) if noise is None else (noise[0], noise[1:])
+    start = mix(guess, first, times[:1].to(guess).expand(len(guess)), schedule)
+    return renoise(agreeing, start, times, schedule, later, generator)
+
+
+def slerp(a: Batch, b: Batch, weight: Float[Tensor, " b"]) -> Batch:
+    """From noise a (weight 0) to noise b (weight 1) along a great circle, each sample by itself.
+
+    A straight line would pass through points too near to 0 to be noise. Song et al. (2023), appendix D.
+    Raises ValueError for unequal shapes, and for opposite points.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    cosine = torch.nn.functional.cosine_similarity(a.reshape(len(a), -1), b.reshape(len(b), -1))
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if (angle > torch.pi - 1e-4).any():
+        raise ValueError("a and b are opposite: many great circles join them. Use other noise")
+    # the shares sin((1 - weight) angle) / sin(angle) and sin(weight angle) / sin(angle), finite at angle 0
+    share_a, share_b = (
+        (u * torch.sinc(u * angle / torch.pi) / torch.sinc(angle / torch.pi)) for u in (1 - weight, weight)
+    )
+    return like(share_a, a) * a + like(share_b, b) * b
