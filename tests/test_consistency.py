@@ -346,9 +346,8 @@ MISTAKES = {
         checks.check_boundary,
         boundary_with(shift=lambda t, t_min: t),
     ),
-    "t below t_min accepted": (
-        checks.check_boundary,
-        lambda t, sd=0.5, m=0.002: boundary(t, sd, m) if (t >= m).all() and sd > 0 and m >= 0 else boundary(t),
+    "t below t_min taken for t_min": (
+        checks.check_boundary, lambda t, sd=0.5, t_min=0.002: boundary(t.clamp(min=max(t_min, 0)), sd, t_min)
     ),
     "6: no clamp": (checks.check_ect_mapping, mapping_with(clamp=False)),
     "7: at s = 0 the target is 0": (
@@ -379,9 +378,11 @@ MISTAKES = {
         checks.check_ect_loss, ect_with(weight=lambda kind, t, s, sd: ect_weight(kind, t, s))
     ),
     "13: f learns at s, the target is at t": (checks.check_consistency_loss, loss_with(swap=True)),
-    "13: s > t accepted": (
+    "13: s > t taken for t > s": (
         checks.check_consistency_target,
-        lambda f, x, eps, t, s, *more: consistency_target(f, x, eps, torch.maximum(s, t) + 1e-9, s, *more),
+        lambda f, x, eps, t, s, *more: consistency_target(
+            f, x, eps, *((torch.maximum(s, t), torch.minimum(s, t)) if s.shape == t.shape else (t, s)), *more
+        ),
     ),
     "14: independent noise at s": (
         checks.check_consistency_target, target_with(noise=lambda eps: eps.flip(0))

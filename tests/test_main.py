@@ -59,8 +59,25 @@ def test_the_job(short, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("loss, call", [("diffusion_loss", 7), ("progressive_loss", 4)])
-def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call):
+def test_ect(short, tmp_path, capsys):
+    assert go(tmp_path, "--method", "ect") == 0
+    rows = table(tmp_path)
+    assert [(row["model"], row["steps"]) for row in rows] == [
+        ("teacher", "8"), ("undistilled", "8"), ("undistilled", "4"), ("ect", "4"), ("undistilled", "2"), ("ect", "2"),
+        ("undistilled", "1"), ("ect", "1"), ("real test data", ""),
+    ]  # fmt: skip
+    # one jump starts from the teacher's noise and ends at an image of its own; two add noise in between
+    assert float(rows[7]["distance"]) > 0 and rows[5]["distance"] == ""
+    assert {"judge.pt", "teacher.pt", "ect.pt", "samples.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert "| ect | 2 |  |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "loss, call, method",
+    [("diffusion_loss", 7, "progressive"), ("progressive_loss", 4, "progressive"), ("ect_loss", 5, "ect")],
+)
+def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call, method):
+    go = lambda out, *more: main(["--updates", "20", "--out", str(out), "--method", method, *more])
     assert go(tmp_path / "whole") == 0
     calls, original = [], getattr(quickstart, loss)
 
@@ -131,6 +148,15 @@ def test_two_processes(tmp_path):
     )  # fmt: skip
     assert run.returncode == 0 and run.stdout.count("real test data") == 1, run.stderr[-2000:]
     assert len(table(tmp_path)) == 12
+
+
+@pytest.mark.slow
+def test_the_claim_of_ect(tmp_path):
+    """The defaults: two jumps no worse than eight steps of the undistilled teacher."""
+    assert main(["--method", "ect", "--out", str(tmp_path)]) == 0
+    rows = {(row["model"], row["steps"]): row for row in table(tmp_path)}
+    assert float(rows["ect", "2"]["frechet"]) <= float(rows["undistilled", "8"]["frechet"])
+    assert float(rows["ect", "1"]["frechet"]) < float(rows["undistilled", "1"]["frechet"]) / 10
 
 
 @pytest.mark.slow

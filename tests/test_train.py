@@ -83,6 +83,30 @@ def test_resume_is_bit_exact(tmp_path, stop_after):
     assert losses == whole_losses[-len(losses) :] if losses else stop_after == 12
 
 
+def test_dropout_resumes_bit_exact(tmp_path):
+    """Dropout draws from torch's global state: it must come from (seed, step) too, and be left as it was."""
+
+    def dropping(net, x, y, step, generator):
+        return noisy_loss(lambda x: net(torch.dropout(x, 0.5, True)), x, y, step, generator)
+
+    torch.manual_seed(5)
+    whole = run(loss=dropping)[0]
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    run(loss=dropping, stop_after=6, checkpoint=tmp_path / "run.pt", save_every=5)
+    torch.rand(3)  # other work in between
+    assert same(run(loss=dropping, checkpoint=tmp_path / "run.pt", save_every=5)[0], whole)
+    torch.manual_seed(5)
+    run()
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_loss_knows_the_step():
+    steps = []
+    run(loss=lambda *args, step, generator: steps.append(step) or noisy_loss(*args, step, generator))
+    assert steps == list(range(1, 13))
+
+
 def test_ctrl_c_saves_a_whole_step(tmp_path):
     """The signal comes in the middle of step 7; step 7 is finished, saved, and then the interrupt goes on."""
     path, calls = tmp_path / "run.pt", []
