@@ -323,9 +323,9 @@ def scm_loss(
 ) -> Time:
     """|F - stopgrad(F + g)|^2 per number, g = tangent / (|tangent| + c) for each sample: (b,).
 
-    Its gradient, -2 <g, dF>, moves f against df/dt. Its value is |g|^2, near 1 whatever f does: it says
-    nothing about progress. Lu & Song (2024), section 4. net and teacher predict TrigFlow's F, as
-    `as_denoiser` defines it. The learned weight of the paper is left to the caller.
+    Its gradient, -2 <g, dF>, moves f against df/dt. Its value is |g|^2 per number, and |g| is near 1 whatever
+    f does: it says nothing about progress. Lu & Song (2024), section 4. net and teacher predict TrigFlow's F,
+    as `as_denoiser` defines it. The learned weight of the paper is left to the caller.
     """
     z = mix(x, eps, t, trigflow(data_std))
     with torch.no_grad():

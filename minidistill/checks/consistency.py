@@ -237,30 +237,32 @@ def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> 
 def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: int = 0) -> None:
     """Value, gradient through one branch only, one dropout mask for both, zero at the truth."""
     x, eps = numbers(2, 4, 4, 4, 4, seed=seed)
-    t, s = exact(80.0, 3.0, 0.9, 0.05), exact(60.0, 0.5, 0.8, 0.0)
     knob = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
     f = lambda z, t: smooth(knob * z, t)
+    t = exact(80.0, 3.0, 0.9, 0.05)
     z = x + column(t, x) * eps
     teacher = lambda z, t: 0.2 * z + torch.sin(z)
     for c in (0.0, 0.5):
-        for args in ((), (teacher, "euler"), (teacher, "heun")):
-            loss = consistency_loss(f, x, eps, t, s, edm, c, *args)
-            target = consistency.consistency_target(f, x, eps, t, s, edm, *args)
-            assert loss.shape == (4,), (
-                "A loss returns one number per sample, (b,), not weighted, not averaged."
-            )
-            expected = consistency.pseudo_huber(f(z, t) - target, c)
-            close(
-                loss.detach(),
-                expected.detach(),
-                "The Pseudo-Huber distance between f at t and the target at s, one norm over the sample.",
-            )
-            grad, right = (torch.autograd.grad(v.sum(), knob)[0] for v in (loss, expected))
-            hint = (
-                "The gradient must flow through f(z_t, t), and not through the target: stop-gradient on the "
-                "cleaner side. Without it the loss is lower and the model is worse."
-            )
-            close(grad, right, hint)
+        for s in (exact(60.0, 0.5, 0.8, 0.01), exact(60.0, 0.5, 0.8, 0.0)):
+            for args in ((), (teacher, "euler"), (teacher, "heun")):
+                loss = consistency_loss(f, x, eps, t, s, edm, c, *args)
+                target = consistency.consistency_target(f, x, eps, t, s, edm, *args)
+                assert loss.shape == (4,), (
+                    "A loss returns one number per sample, (b,), not weighted, not averaged."
+                )
+                expected = consistency.pseudo_huber(f(z, t) - target, c)
+                hint = (
+                    "The Pseudo-Huber distance between f at t and the target at s, one norm over the sample."
+                    + " Where s = 0, the target is z_s itself." * (s == 0).any().item()
+                )
+                close(loss.detach(), expected.detach(), hint)
+                assert loss.requires_grad, "The gradient must flow through f(z_t, t): detach the target only."
+                grad, right = (torch.autograd.grad(v.sum(), knob)[0] for v in (loss, expected))
+                hint = (
+                    "The gradient must flow through f(z_t, t), and not through the target: stop-gradient on "
+                    "the cleaner side. Without it the loss is lower and the model is worse."
+                )
+                close(grad, right, hint)
 
     # dropout: both passes must drop the same units, and the next call others
     torch.manual_seed(seed)

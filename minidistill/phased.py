@@ -1,0 +1,285 @@
+"""Phased consistency: cut the way from noise to data into phases, and learn to jump to the edge of each.
+
+    1 ======= edge ======= edge ======= 0        3 phases
+
+        t -> s                                   the teacher takes one small step of its ODE
+        t ------> edge                           the student must land where it lands from there:
+             s -> edge                           jump(z_t, student) = stopgrad jump(z_s, target)
+
+The network predicts a velocity, as its teacher does, but the student's is the slope of a chord, from t
+straight to the edge: jump(z, v) = z + (edge - t) v. One phase is a consistency model (its edge is 0); as many
+phases as grid steps is the teacher. The boundary needs no scaling: a jump of length 0 changes nothing,
+whatever the network says.
+
+How to sample follows from what the network is. To an edge, jump: there the student was trained to land. To a
+stop inside a phase the chord is the wrong way: only its end is right, and fresh noise lifts it to the stop.
+
+Wang et al. (2024), "Phased consistency models", PCM; Zheng et al. (2024), "Trajectory consistency
+distillation", TCD; and FastVideo's distillation of video models, whose plan "4000-1" means: one phase, up to
+training step 4000. Rectified flow throughout: z_t = (1 - t) x + t eps, velocity eps - x, and t is the noise
+level itself, after any shift.
+
+>>> parse_plan("125-16,250-8")
+[(125, 16), (250, 8)]
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from minidistill.schedules import Batch, Number, Time, like, mix, randn_like, rectified_flow, shifted
+
+Velocity = Callable[[Batch, Time], Batch]  # (z, t) -> eps - x, or the slope of a chord
+Grid = Float[Tensor, " n"]  # rising noise levels from 0 to 1
+
+# the plan: how many phases at which training step
+
+
+def parse_plan(text: str) -> list[tuple[int, int]]:
+    """ "125-16,250-8" -> [(125, 16), (250, 8)]: up to step 125 sixteen phases, then eight up to 250.
+
+    The limits are training steps, not sampling steps. Raises ValueError for anything that is not
+    limit-phases, and for limits that do not rise: "4000-8,4000-4" would never reach its second entry.
+    """
+    plan = []
+    for entry in text.split(","):
+        limit, dash, phases = entry.strip().partition("-")
+        if not (dash and limit.isdecimal() and phases.isdecimal() and int(limit) > 0 and int(phases) > 0):
+            raise ValueError(
+                f'a plan is a list of limit-phases, such as "125-16,250-8": {entry.strip()!r} is not one'
+            )
+        if plan and int(limit) <= plan[-1][0]:
+            raise ValueError(f"limits must rise: {entry.strip()!r} after step {plan[-1][0]} is never reached")
+        plan.append((int(limit), int(phases)))
+    return plan
+
+
+def phases_at(plan: list[tuple[int, int]], step: int) -> int:
+    """The number of phases at a training step: the first entry whose limit is not passed, then the last."""
+    if not plan:
+        raise ValueError("a plan needs at least one entry, as from parse_plan")
+    return next((phases for limit, phases in plan if step <= limit), plan[-1][1])
+
+
+# the grid and its phases
+
+
+def phase_grid(n: int, shift: Number = 1.0, dtype: torch.dtype | None = None) -> Grid:
+    """n + 1 rising noise levels from 0 to 1 for n teacher steps, shifted: shift u / (1 + (shift - 1) u).
+
+    FastVideo's and PCM's grid, but for its first entry: theirs is the smallest of 1000 levels, 0.017 at shift
+    17, and ours is 0, where their samplers end as well.
+    """
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"a grid needs at least one step, got n = {n}")
+    return shifted(rectified_flow, shift)(torch.linspace(0, 1, n + 1, dtype=dtype))[1]
+
+
+def linear_quadratic_grid(
+    n: int, threshold: Number = 0.025, linear: Number = 0.5, dtype: torch.dtype | None = None
+) -> Grid:
+    """n + 1 rising noise levels from 0 to 1, most of them near 1: the grid of Mochi, a video model.
+
+    The first steps from noise, a share `linear` of all, spend only `threshold` of it; a parabola of the same
+    slope spends the rest. A strong shift does the same.
+    """
+    if not (isinstance(n, int) and n >= 1 and 0 < linear < 1 and 0 < threshold < 1):
+        raise ValueError(
+            f"need n >= 1, and threshold and linear between 0 and 1: got {n}, {threshold}, {linear}"
+        )
+    u = torch.linspace(1, 0, n + 1, dtype=dtype)  # the share of the steps that is done
+    slope = threshold / linear
+    beyond = (u - linear).clamp(min=0)
+    return 1 - slope * u - (1 - slope) * (beyond / (1 - linear)) ** 2
+
+
+def phase_edges(grid: Grid, phases: int) -> Float[Tensor, " m"]:
+    """The phases + 1 edges, rising: every (n / phases)-th level of the grid.
+
+    Raises ValueError unless phases divides n. Rounded edges are no stops of a sampler that takes as many
+    steps: it asks just above an edge, where the student was trained for a jump of one small step. With n = 50
+    and 8 phases, a perfect student is then no better than its teacher.
+    """
+    n = len(grid) - 1
+    if n < 1 or not (grid.diff() > 0).all() or grid[0] != 0 or grid[-1] != 1:
+        raise ValueError("a grid rises from 0 to 1, as phase_grid does")
+    if phases < 1 or n % phases:
+        fits = [m for m in range(1, n + 1) if n % m == 0]
+        raise ValueError(
+            f"{phases} phases do not divide a grid of {n} steps: their edges would fall between the stops of "
+            f"the sampler. Possible here: {', '.join(map(str, fits))}"
+        )
+    return grid[:: n // phases].contiguous()
+
+
+def phase_end(t: Time, edges: Float[Tensor, " m"]) -> Time:
+    """The clean end of the phase of t: the largest edge strictly below t. An edge belongs to the phase below.
+
+    Raises ValueError where there is none.
+    """
+    edges = edges.to(t).contiguous()
+    if not ((t > edges[0]) & (t <= edges[-1])).all():
+        raise ValueError(f"t must lie above {edges[0].item():g} and not above {edges[-1].item():g}")
+    return edges[torch.searchsorted(edges, t.contiguous()) - 1]
+
+
+def grid_stops(grid: Grid, steps: int) -> Float[Tensor, " m"]:
+    """steps + 1 falling stops on the training grid, evenly spaced as far as it allows: PCM's and FastVideo's.
+
+    When steps divides the grid these are the edges of as many phases. FastVideo's inference takes
+    `phase_grid(steps, shift).flip(0)` instead.
+    """
+    n = len(grid) - 1
+    if not 1 <= steps <= n:
+        raise ValueError(f"a grid of {n} steps has stops for 1 to {n} steps, got {steps}")
+    return grid[[*(n - k * n // steps for k in range(steps)), 0]]
+
+
+# the loss
+
+
+def flow_matching_loss(velocity: Velocity, x: Batch, eps: Batch, t: Time) -> Time:
+    """The teacher's loss: the squared distance of its velocity to eps - x, (b,). Lipman et al. (2023)."""
+    found = velocity(mix(x, eps, t, rectified_flow), t)
+    same_shape(found, x)
+    return (found - (eps - x)).square().reshape(len(x), -1).mean(1)
+
+
+def jump(velocity: Batch, z: Batch, t: Time, s: Time) -> Batch:
+    """z + (s - t) velocity: an Euler step, which is DDIM on rectified flow. From t to t nothing changes."""
+    return z + like(s - t, z) * velocity
+
+
+def phased_loss(
+    student: Velocity,
+    target: Velocity,
+    teacher: Velocity,
+    x: Batch,
+    eps: Batch,
+    index: Int[Tensor, " b"],
+    grid: Grid,
+    edges: Float[Tensor, " m"],
+    huber_c: Number = 1e-3,
+) -> Time:
+    """The distance of the student's jump from t = grid[index] to the target's from grid[index - 1]: (b,).
+
+    Both end at the edge of the phase of t. The target is an average of the student's weights, or the student
+    itself: no gradient reaches it. A guided teacher is `guided(conditional, unconditional, scale)`, where LCM
+    writes w = scale - 1. The Huber distance sqrt(d^2 + c^2) - c is taken for each number, then averaged, as
+    in the original; iCT and ECT take one norm per sample. Raises ValueError for an index outside 1 ... n.
+    """
+    n = len(grid) - 1
+    if index.shape != x.shape[:1] or not ((index >= 1) & (index <= n)).all():
+        raise ValueError(f"need one index from 1 to {n} for each sample: 0 is clean, nothing starts there")
+    if not huber_c >= 0:
+        raise ValueError(f"huber_c must be at least 0, got {huber_c}")
+    grid = grid.to(x.device)
+    t, s = grid[index], grid[index - 1]
+    end = phase_end(t, edges)
+    z = mix(x, eps, t, rectified_flow)
+    velocity = student(z, t.to(x.dtype))
+    same_shape(velocity, x)
+    with torch.no_grad():  # a target is a constant
+        z_s = jump(teacher(z, t.to(x.dtype)), z, t, s)
+        # from s = 0 the jump has length 0, and some networks divide by the time: they are asked at t
+        wanted = jump(target(z_s, torch.where(s > 0, s, t).to(x.dtype)), z_s, s, end)
+    distance = jump(velocity, z, t, end) - wanted
+    return (torch.sqrt(distance**2 + huber_c**2) - huber_c).reshape(len(x), -1).mean(1)
+
+
+def same_shape(velocity: Tensor, x: Tensor) -> None:
+    """Raises ValueError when the network's answer would be broadcast."""
+    if velocity.shape != x.shape:
+        raise ValueError(f"the network returned shape {tuple(velocity.shape)} for x of {tuple(x.shape)}")
+
+
+# the sampler
+
+
+def phased_sample(
+    velocity: Velocity,
+    z: Batch,
+    stops: Float[Tensor, " m"],
+    fresh: Number | Float[Tensor, " k"] = 0.0,
+    generator: torch.Generator | None = None,
+) -> Batch:
+    """From z at stops[0] along falling stops. fresh = 0 is Euler: right from edge to edge, and for a teacher.
+
+    With x_hat = z - t v and eps_hat = z + (1 - t) v, the next state is (1 - s) x_hat + s eps', and eps' =
+    sqrt(1 - fresh^2) eps_hat + fresh times new noise. fresh = 1 is LCM's sampler: right for one phase. One
+    number for all stops, or one for each after the first. Euler draws no random numbers. Raises ValueError
+    unless stops fall within [0, 1] and fresh is in [0, 1].
+    """
+    if (
+        stops.ndim != 1
+        or len(stops) < 2
+        or not ((stops.diff() < 0).all() and stops[-1] >= 0 and stops[0] <= 1)
+    ):
+        raise ValueError("stops are noise levels that fall within [0, 1], such as edges.flip(0)")
+    shares = torch.as_tensor(fresh, dtype=torch.float64).expand(len(stops) - 1)
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(f"fresh is a share of the noise, from 0 (Euler) to 1 (re-noise), got {fresh}")
+    for t, s, share in zip(stops, stops[1:], shares.tolist()):
+        v = velocity(z, t.to(z).expand(len(z)))
+        x_hat, eps_hat = z - t * v, z + (1 - t) * v
+        if share > 0 and s > 0:  # the last step ends on x_hat, without noise
+            eps_hat = math.sqrt(1 - share**2) * eps_hat + share * randn_like(z, generator)
+        z = ((1 - s) * x_hat + s * eps_hat).to(z)
+    return z
+
+
+def tcd_fresh(stops: Float[Tensor, " k"], gamma: Number) -> Float[Tensor, " k"]:
+    """TCD's gamma as a share of fresh noise: `phased_sample(..., fresh=tcd_fresh(stops[1:], 0.3))`.
+
+    TCD jumps to (1 - gamma) s and lifts to s with noise; that is eps' above. 0 is Euler, 1 re-noise. In
+    between the marginals are right only for a network that was trained to jump to every s. Zheng et al.
+    (2024), in flow form.
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be between 0 and 1, got {gamma}")
+    kept = (1 - stops) * (1 - gamma) / (1 - (1 - gamma) * stops)
+    return torch.sqrt(1 - kept**2)
+
+
+# students without training
+
+
+def exact_student(flow_map: Callable, edges: Float[Tensor, " m"]) -> Velocity:
+    """The perfect phased student of an oracle: the slope from z_t to where its ODE meets the edge.
+
+    flow_map(z, t, s, schedule) is the oracle's.
+    """
+
+    def velocity(z: Batch, t: Time) -> Batch:
+        end = phase_end(t, edges)
+        return (z - flow_map(z, t, end, rectified_flow)) / like(t - end, z)
+
+    return velocity
+
+
+def aged_student(teacher: Velocity, grid: Grid, edges: Float[Tensor, " m"], age: int) -> Velocity:
+    """The student after `age` perfect sweeps of training that started at the teacher. Times on the grid only.
+
+    Each sweep lets the target look one sub-step further: `age` steps of the teacher, then straight on to the
+    edge. Age 0 is the teacher, and an age of n / phases is the end of training.
+    """
+    if age < 0:
+        raise ValueError(f"an age counts sweeps from 0, got {age}")
+
+    def velocity(z: Batch, t: Time) -> Batch:
+        levels, end = grid.to(z), phase_end(t, edges)
+        distance, index = (levels - t[:, None]).abs().min(dim=1)
+        if (distance > 1e-6).any():
+            raise ValueError(f"this student knows only the times of its grid, got {t[0].item():g}")
+        start, now = z, t
+        for k in range(age):
+            s = torch.maximum(levels[(index - k - 1).clamp(min=0)], end)
+            z = jump(teacher(z, torch.where(now > 0, now, t)), z, now, s)
+            now = s
+        z = jump(teacher(z, torch.where(now > 0, now, t)), z, now, end)
+        return (start - z) / like(t - end, start)
+
+    return velocity
