@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from minidistill import plots, quickstart
 from minidistill.metrics import Classifier
+from minidistill.phased import parse_plan, phase_edges, phase_grid
 
 JUDGE_UPDATES = 800
 
@@ -31,10 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add(
         "--method",
-        choices=["progressive", "ect"],
+        choices=["progressive", "ect", "phased"],
         default="progressive",
         help="how the teacher becomes a few-step student: progressive halves its steps; ect tunes it into a "
-        "consistency model",
+        "consistency model; phased teaches it to jump to phase edges",
     )
     add(
         "--data",
@@ -49,6 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
         default=1600,
         help="training updates of the teacher; its students together take as many",
     )
+    add(
+        "--plan",
+        nargs="+",
+        help='phased: how many phases up to which update, "125-16,250-8"; several plans, several students '
+        "(default: 1, 2 and 4 phases)",
+    )
+    add("--guidance", type=float, default=1.0, help="phased: guidance scale of the teacher; 1 is none")
     add("--out", type=Path, help="where table, picture and checkpoints go (default: runs/DATA-METHOD)")
     add("--resume", action="store_true", help="continue the run in --out")
     add("--seed", type=int, default=0, help="all randomness: weights, batches, noise")
@@ -63,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
+    if args.method != "phased" and (args.plan or args.guidance != 1):
+        parser.error("--plan and --guidance belong to --method phased")
     if args.updates < 20:
         parser.error("--updates must be at least 20, or some students would not be trained at all")
 
@@ -87,61 +97,88 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def stages(args: argparse.Namespace) -> dict[str, int]:
+    """Every training stage of the job, in order, and its number of updates."""
+    updates = {"judge": JUDGE_UPDATES, "teacher": args.updates}
+    match args.method:
+        case "progressive":
+            return updates | {f"student {n}": u for n, u in quickstart.student_updates(args.updates).items()}
+        case "ect":
+            return updates | {"ect": args.updates}
+    share = args.updates // len(args.plan or "124")
+    return updates | {f"plan {text}": share for text in args.plan or [f"{share}-{m}" for m in (1, 2, 4)]}
+
+
 def run(args: argparse.Namespace) -> None:
     """Judge, teacher, students, then the comparison. Every stage that is finished in --out is only loaded."""
     first = not dist.is_initialized() or dist.get_rank() == 0
+    updates = stages(args)
+    plans = {name: parse_plan(name.removeprefix("plan ")) for name in updates if name.startswith("plan ")}
+    for plan in plans.values():
+        for _, phases in plan:
+            phase_edges(phase_grid(quickstart.PHASED_GRID), phases)  # refuses what does not divide the grid
     begin(args, first)
     x, y, x_test, y_test = (a.to(args.device) for a in quickstart.load(args.data, args.folder))
     data_std = x.std().item()
     options = {"seed": args.seed, "compile": args.compile, "bf16": args.bf16}
-    student_updates = (
-        quickstart.student_updates(args.updates) if args.method == "progressive" else {1: args.updates}
-    )
 
     torch.manual_seed(args.seed)
     judge = Classifier(side=x.shape[-1]).to(args.device)
     net = quickstart.network(x).to(args.device)
     teacher = copy.deepcopy(net)
-    students = {n: copy.deepcopy(net) for n in student_updates}
 
-    def stage(name: str, steps: int, train: Callable, *models_and_data) -> None:
+    def stage(name: str, train: Callable, *models_and_data) -> None:
         """Run one stage to its end, on the bar of the whole job."""
         bar.set_description(name)
         start = bar.n
-        for step, _ in train(
-            *models_and_data, steps, checkpoint=args.out / f"{name.replace(' ', '-')}.pt", **options
-        ):
+        checkpoint = args.out / f"{name.replace(' ', '-')}.pt"
+        for step, _ in train(*models_and_data, updates[name], checkpoint=checkpoint, **options):
             skipped = start + step - 1 - bar.n  # steps that a checkpoint already held
             bar.initial, bar.n = bar.initial + skipped, bar.n + skipped
             bar.update()
-        bar.initial, bar.n = bar.initial + start + steps - bar.n, start + steps
+        bar.initial, bar.n = bar.initial + start + updates[name] - bar.n, start + updates[name]
 
     bar = tqdm(
-        total=JUDGE_UPDATES + args.updates + sum(student_updates.values()),
+        total=sum(updates.values()),
         unit=" updates",
         smoothing=0,
         file=sys.stderr if first else io.StringIO(),  # one bar, however many processes
     )
     with bar:
-        stage("judge", JUDGE_UPDATES, quickstart.train_judge, judge, x, y)
-        stage("teacher", args.updates, quickstart.train_teacher, net, teacher, x, y)
-        contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
-        if args.method == "progressive":
-            parent = teacher
-            for n, student in students.items():
-                stage(f"student {n}", student_updates[n], quickstart.train_student, student, parent, n, x, y)
-                parent = student
-                contestants += [
-                    quickstart.by_ddim("undistilled", teacher, data_std, n),
-                    quickstart.by_ddim("student", student, data_std, n),
-                ]
-        else:
-            student = students[1]
-            stage("ect", args.updates, quickstart.train_ect, copy.deepcopy(net), student, teacher, x, y)
-            for n in (8, 4, 2, 1):
-                contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
-                if n in quickstart.ECT_TIMES:
-                    contestants.append(quickstart.by_renoise("ect", student, data_std, n, args.seed))
+        stage("judge", quickstart.train_judge, judge, x, y)
+        match args.method:
+            case "progressive":
+                stage("teacher", quickstart.train_teacher, net, teacher, x, y)
+                contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
+                parent = teacher
+                for n in quickstart.student_updates(args.updates):
+                    student = copy.deepcopy(net)
+                    stage(f"student {n}", quickstart.train_student, student, parent, n, x, y)
+                    contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
+                    contestants.append(quickstart.by_ddim("student", student, data_std, n))
+                    parent = student
+            case "ect":
+                stage("teacher", quickstart.train_teacher, net, teacher, x, y)
+                student = copy.deepcopy(net)
+                stage("ect", quickstart.train_ect, net, student, teacher, x, y)
+                contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
+                for n in (8, 4, 2, 1):
+                    contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
+                    if n in quickstart.ECT_TIMES:
+                        contestants.append(quickstart.by_renoise("ect", student, data_std, n, args.seed))
+            case "phased":
+                stage("teacher", quickstart.train_flow_teacher, net, teacher, x, y)
+                by_flow, scale = quickstart.by_flow, args.guidance
+                contestants = [by_flow("teacher", teacher, data_std, quickstart.PHASED_GRID, scale)]
+                contestants += [by_flow("undistilled", teacher, data_std, n, scale) for n in (8, 4, 2, 1)]
+                for name, plan in plans.items():
+                    student = copy.deepcopy(net)
+                    stage(name, quickstart.train_phased, net, student, teacher, plan, scale, x, y)
+                    for n in (8, 4, 2, 1):
+                        contestants.append(by_flow(f"{name}, Euler", student, data_std, n))
+                        if n > 1:  # one jump needs no noise
+                            noisy = by_flow(f"{name}, noise", student, data_std, n, fresh=1.0, seed=args.seed)
+                            contestants.append(noisy)
 
     if first:
         table, samples = quickstart.compare(contestants, judge, x, x_test, y_test, seed=args.seed)
@@ -153,7 +190,8 @@ def begin(args: argparse.Namespace, first: bool) -> None:
 
     Raises ValueError when a run is there and --resume is not given, or was made with other settings.
     """
-    names = ("method", "data", "updates", "seed", "compile", "bf16")
+    names = ["method", "data", "updates", "seed", "compile", "bf16"]
+    names += ["plan", "guidance"] if args.method == "phased" else []
     settings = {name: getattr(args, name) for name in names}
     path = args.out / "settings.json"
     if path.exists() and args.resume:

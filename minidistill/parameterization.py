@@ -119,6 +119,15 @@ def as_denoiser(
     return denoiser
 
 
+def as_velocity(denoiser: Denoiser) -> Callable[[Batch, Time], Batch]:
+    """The velocity eps_hat - x_hat = (z - x_hat) / t of a denoiser on rectified flow, for times above 0."""
+
+    def velocity(z: Batch, t: Time) -> Batch:
+        return (z - denoiser(z, t)) / like(t, z)
+
+    return velocity
+
+
 def guided(conditional: Denoiser, unconditional: Denoiser, scale: Number) -> Denoiser:
     """unconditional + scale (conditional - unconditional): scale 1 is conditional, more pushes further.
 

@@ -2,8 +2,8 @@
 them.
 
 `python -m minidistill` calls these in order; notebook 00 tells them in pictures. Teacher and students are one
-small DiT, class-conditional. The teacher is trained on the cosine schedule; every student starts from its
-weights, also those in EDM's time, since the network sees the angle of the noise and not the schedule.
+small DiT, class-conditional. The network sees the angle of the noise and not the schedule, so that a teacher
+of the cosine schedule is a start for students in EDM's time. Phased students have a flow-matching teacher.
 """
 
 import time
@@ -18,14 +18,25 @@ from minidistill import data
 from minidistill.consistency import ect_loss, ect_stage, lognormal_times
 from minidistill.dit import DiT
 from minidistill.metrics import Classifier, flow_map_error, frechet_distance
-from minidistill.parameterization import as_denoiser
+from minidistill.parameterization import as_denoiser, as_velocity, guided
+from minidistill.phased import (
+    Velocity,
+    flow_matching_loss,
+    grid_stops,
+    phase_edges,
+    phase_grid,
+    phased_loss,
+    phased_sample,
+    phases_at,
+)
 from minidistill.progressive import Student, diffusion_loss, halvings, progressive_loss
 from minidistill.samplers import ddim, renoise
-from minidistill.schedules import cosine, edm, randn_like, time_grid
+from minidistill.schedules import cosine, edm, randn_like, rectified_flow, time_grid
 from minidistill.train import train
 
 TEACHER_STEPS = 32  # sampling steps of the teacher
 ECT_STAGES = 8  # each halves the gap between the two times that are compared: 1/2 to 1/256 of t
+PHASED_GRID = 40  # teacher steps that a phased student learns from: divided by 1, 2, 4 and 8 phases
 # EDM times of consistency sampling, in which the network is asked at all but the last
 ECT_TIMES = {1: [80.0, 0.0], 2: [80.0, 0.8, 0.0], 4: [80.0, 5.0, 1.0, 0.4, 0.0]}
 
@@ -109,6 +120,64 @@ def train_ect(
     return train(net, loss, (x, y), steps, ema=ema, warmup=0, **options)
 
 
+def flow(net: DiT, data_std: float, label: Tensor) -> Velocity:
+    """The network as a velocity of rectified flow."""
+    return as_velocity(as_denoiser(net, rectified_flow, data_std, label=label))
+
+
+def guided_flow(net: DiT, data_std: float, label: Tensor, scale: float) -> Velocity:
+    """The network's velocity, guided away from that without a label. Scale 1 asks once."""
+    if scale == 1:
+        return flow(net, data_std, label)
+    return guided(flow(net, data_std, label), flow(net, data_std, torch.full_like(label, net.null)), scale)
+
+
+def train_flow_teacher(
+    net: DiT, ema: DiT, x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
+    """A flow-matching model of x given its label; a tenth are dropped, for guidance. The teacher is `ema`."""
+    data_std = x.std().item()
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        t, dropped = torch.rand(2, len(x), generator=generator, device=x.device)
+        label = torch.where(dropped < 0.1, net.null, y)
+        # rand can be 0, where the velocity is 0 / 0, but never 1
+        return flow_matching_loss(flow(net, data_std, label), x, randn_like(x, generator), 1 - t)
+
+    return train(net, loss, (x, y), steps, ema=ema, **options)
+
+
+def train_phased(
+    net: DiT,
+    ema: DiT,
+    teacher: DiT,
+    plan: list[tuple[int, int]],
+    guidance: float,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    **options,
+) -> Iterator[tuple[int, Tensor]]:
+    """A phased student of the guided teacher, from its weights. `ema` is the target, and the student."""
+    data_std, grid = x.std().item(), phase_grid(PHASED_GRID)
+    for _, phases in plan:
+        phase_edges(grid, phases)  # refuses what does not divide the grid, before any work is done
+    for model in (net, ema):
+        model.load_state_dict(teacher.state_dict())
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        edges = phase_edges(grid, phases_at(plan, step))
+        index = torch.randint(1, len(grid), (len(x),), generator=generator, device=x.device)
+        velocities = (
+            flow(net, data_std, y),
+            flow(ema, data_std, y),
+            guided_flow(teacher, data_std, y, guidance),
+        )
+        return phased_loss(*velocities, x, randn_like(x, generator), index, grid, edges)
+
+    return train(net, loss, (x, y), steps, ema=ema, ema_decay=0.95, warmup=0, **options)
+
+
 class Contestant(NamedTuple):
     """A row of the table. sample(noise, labels) -> images; paired when noise alone decides the images."""
 
@@ -116,6 +185,12 @@ class Contestant(NamedTuple):
     steps: int
     sample: Callable[[Tensor, Tensor], Tensor]
     paired: bool = True
+
+
+def fresh_generator(noise: Tensor, seed: int) -> torch.Generator:
+    """For noise added on the way. Not `seed` itself: `compare` draws the start from that, and the first noise
+    of its shape would be the start once more."""
+    return torch.Generator(noise.device).manual_seed(seed + 1_000_003)
 
 
 def by_ddim(model: str, net: DiT, data_std: float, steps: int) -> Contestant:
@@ -135,10 +210,29 @@ def by_renoise(model: str, net: DiT, data_std: float, steps: int, seed: int) -> 
     def sample(noise: Tensor, labels: Tensor) -> Tensor:
         f = as_denoiser(net, edm, data_std, label=labels)
         times = torch.tensor(ECT_TIMES[steps])
-        generator = torch.Generator(noise.device).manual_seed(seed)
+        generator = fresh_generator(noise, seed)
         return renoise(f, times[0] * noise, times, edm, generator=generator)
 
     return Contestant(model, steps, sample, paired=steps == 1)
+
+
+def by_flow(
+    model: str,
+    net: DiT,
+    data_std: float,
+    steps: int,
+    guidance: float = 1.0,
+    fresh: float = 0.0,
+    seed: int = 0,
+) -> Contestant:
+    """A velocity along `steps` stops of the training grid: Euler, or with fresh noise."""
+
+    def sample(noise: Tensor, labels: Tensor) -> Tensor:
+        velocity = guided_flow(net, data_std, labels, guidance)
+        stops = grid_stops(phase_grid(PHASED_GRID), steps)
+        return phased_sample(velocity, noise, stops, fresh, fresh_generator(noise, seed))
+
+    return Contestant(model, steps, sample, paired=fresh == 0)
 
 
 @torch.no_grad()

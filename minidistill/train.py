@@ -115,7 +115,9 @@ def own_randomness(generator: torch.Generator) -> Iterator[None]:
     """Torch's global random state, which dropout draws from, starts from the generator's seed meanwhile."""
     device = generator.device
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-        torch.manual_seed(generator.initial_seed())
+        # torch.manual_seed prepares every kind of device, which takes time at each step
+        reseed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+        reseed(generator.initial_seed())
         yield
 
 

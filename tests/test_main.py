@@ -12,6 +12,7 @@ import torch
 from minidistill import __main__ as program
 from minidistill import quickstart
 from minidistill.__main__ import main
+from minidistill.metrics import Classifier
 
 
 @pytest.fixture
@@ -72,9 +73,52 @@ def test_ect(short, tmp_path, capsys):
     assert "| ect | 2 |  |" in capsys.readouterr().out
 
 
+def test_phased(short, tmp_path, capsys):
+    assert go(tmp_path, "--method", "phased", "--plan", "10-1", "4-4,10-2", "--guidance", "1.5") == 0
+    rows = table(tmp_path)
+    found = [(row["model"], row["steps"]) for row in rows]
+    assert found[:5] == [("teacher", "40"), *(("undistilled", n) for n in "8421")]
+    for plan in ("10-1", "4-4,10-2"):
+        assert [n for model, n in found if model == f"plan {plan}, Euler"] == ["8", "4", "2", "1"]
+        assert [n for model, n in found if model == f"plan {plan}, noise"] == ["8", "4", "2"]
+    assert all((row["distance"] == "") == ("noise" in row["model"]) for row in rows[:-1])
+    assert {"plan-10-1.pt", "plan-4-4,10-2.pt", "samples.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert json.loads((tmp_path / "settings.json").read_text())["plan"] == ["10-1", "4-4,10-2"]
+    capsys.readouterr()
+    again = ["--method", "phased", "--resume", "--guidance", "1.5"]
+    assert go(tmp_path, *again, "--plan", "10-2") == 2
+    assert "--plan ['10-1', '4-4,10-2'], now ['10-2']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "plan, sentence",
+    [("4000", "a plan is a list of limit-phases"), ("9-8,9-4", "never reached"), ("10-3", "3 phases do not divide a grid of 40")],
+)  # fmt: skip
+def test_an_impossible_plan_stops_before_any_work(tmp_path, capsys, plan, sentence):
+    assert go(tmp_path / "out", "--method", "phased", "--plan", plan) == 2
+    assert sentence in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_fresh_noise_is_not_the_start_again(short, monkeypatch):
+    """A sampler that draws from the seed of the start draws the start: the noises would be one."""
+    seen = []
+    monkeypatch.setattr(quickstart, "renoise", lambda f, z, times, schedule, generator: seen.append(
+        (z, torch.randn(z.shape, generator=generator))) or z)  # fmt: skip
+    x, _, x_test, y_test = quickstart.load("digits")
+    net = quickstart.network(x)
+    quickstart.compare([quickstart.by_renoise("ect", net, 1.0, 2, 0)], Classifier(), x, x_test, y_test)
+    start, drawn = seen[0]
+    assert abs((start / start.std() * drawn).mean()) < 0.05
+
+
 @pytest.mark.parametrize(
     "loss, call, method",
-    [("diffusion_loss", 7, "progressive"), ("progressive_loss", 4, "progressive"), ("ect_loss", 5, "ect")],
+    [
+        ("diffusion_loss", 7, "progressive"),
+        ("progressive_loss", 4, "progressive"),
+        ("ect_loss", 5, "ect"),
+        ("phased_loss", 9, "phased"),
+    ],
 )
 def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call, method):
     go = lambda out, *more: main(["--updates", "20", "--out", str(out), "--method", method, *more])
@@ -131,6 +175,7 @@ def test_help_and_nonsense(capsys):
         (["--help"], 0, "--resume"),
         (["--updates", "5"], 2, "at least 20"),
         (["--data", "cifar"], 2, "invalid choice"),
+        (["--plan", "10-1"], 2, "belong to --method phased"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

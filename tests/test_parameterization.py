@@ -4,12 +4,14 @@ from einops import rearrange
 
 from minidistill import parameterization
 from minidistill.checks import parameterization as checks
-from minidistill.parameterization import as_denoiser, convert, guided
+from minidistill.parameterization import as_denoiser, as_velocity, convert, guided
 from minidistill.schedules import cosine, rates, rectified_flow
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("check", [checks.check_convert, checks.check_as_denoiser, checks.check_guided])
+@pytest.mark.parametrize(
+    "check", [checks.check_convert, checks.check_as_denoiser, checks.check_guided, checks.check_as_velocity]
+)
 def test_ours_passes(check, seed, unchecked_shapes):
     check(seed=seed)
 
@@ -169,6 +171,12 @@ MISTAKES = {
         lambda c, u, scale: guided(c, u, 1 + scale),
     ),
     "guidance swapped": (checks.check_guided, lambda c, u, scale: guided(u, c, scale)),
+    "velocity x - eps": (checks.check_as_velocity, lambda f: lambda z, t: -as_velocity(f)(z, t)),
+    "velocity z - x_hat": (checks.check_as_velocity, lambda f: lambda z, t: z - f(z, t)),
+    "velocity divided by t over the width": (
+        checks.check_as_velocity,
+        lambda f: lambda z, t: (z - f(z, t)) / t,
+    ),
 }
 
 

@@ -165,3 +165,15 @@ def check_guided(guided=parameterization.guided, seed: int = 0) -> None:
     ):
         x_hat = guided(conditional, unconditional, scale)(z, t)
         close(x_hat, expected, "unconditional + scale (conditional - unconditional): scale 1 is conditional.")
+
+
+def check_as_velocity(as_velocity=parameterization.as_velocity, seed: int = 0) -> None:
+    """eps - x when x_hat is the data, and the conversion of any other answer."""
+    x, eps = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    t = torch.tensor([1.0, 0.7, 0.3, 0.01], dtype=torch.float64)
+    z = (1 - t.reshape(-1, 1, 1, 1)) * x + t.reshape(-1, 1, 1, 1) * eps
+    found = as_velocity(lambda z, t: x)(z, t)
+    close(found, eps - x, "When x_hat is the data, the velocity is eps - x: (z - x_hat) / t.", 1e-9)
+    denoiser = lambda z, t: torch.sin(z) * t.reshape(-1, 1, 1, 1)
+    velocity = parameterization.convert(denoiser(z, t), z, t, rectified_flow, "x", "velocity")
+    close(as_velocity(denoiser)(z, t), velocity, "(z - x_hat) / t, asked at (z, t).", 1e-9)

@@ -356,7 +356,7 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
             expected = (1 - s) * x_hat + s * eps_hat
         hint = (
             "(1 - s) x_hat + s eps', x_hat = z - t v, eps_hat = z + (1 - t) v, "
-            "eps' = sqrt(1 - fresh^2) eps_hat + fresh noise, from the generator, once per stop, not at the last."
+            "eps' = sqrt(1 - fresh^2) eps_hat + fresh noise, drawn once per stop, but not at the last."
         )
         close(found, expected, hint, 1e-9)
         straight = lambda z, t: (z - point) / column(t, z)
