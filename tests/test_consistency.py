@@ -346,6 +346,10 @@ MISTAKES = {
         checks.check_boundary,
         boundary_with(shift=lambda t, t_min: t),
     ),
+    "c_skip that is 1 for some data_std only": (
+        checks.check_boundary,
+        lambda t, sd=0.5, t_min=0.002: (sd**2 / ((t - t_min) ** 2 + sd**2), *boundary(t, sd, t_min)[1:]),
+    ),
     "t below t_min taken for t_min": (
         checks.check_boundary, lambda t, sd=0.5, t_min=0.002: boundary(t.clamp(min=max(t_min, 0)), sd, t_min)
     ),

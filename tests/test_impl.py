@@ -1,14 +1,18 @@
 """pytest --impl=FILE: every check whose function the file defines."""
 
 import importlib
+import pkgutil
 
 import pytest
 
 from conftest import answers
+from minidistill import checks
 from minidistill.checks.grading import grade
 
-MODULES = [importlib.import_module(f"minidistill.checks.{name}") for name in (
-    "schedules", "parameterization", "samplers", "progressive")]  # fmt: skip
+MODULES = [
+    importlib.import_module(f"minidistill.checks.{module.name}")
+    for module in pkgutil.iter_modules(checks.__path__)
+]
 
 
 def pytest_generate_tests(metafunc):

@@ -39,8 +39,12 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
     sd = 0.3 + torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
     for dtype in (torch.float32, torch.float64):
         for t_min in (0.002, 0.5):
-            skip, out, _ = boundary(torch.tensor([t_min], dtype=dtype), sd, t_min)
-            assert skip == 1 and out == 0, "f(z, t_min) = z, exactly: c_skip = 1 and c_out = 0 at t = t_min."
+            for std in (sd, *torch.linspace(0.1, 2.0, 50).tolist()):
+                skip, out, _ = boundary(torch.tensor([t_min], dtype=dtype), std, t_min)
+                assert skip == 1 and out == 0, (
+                    "f(z, t_min) = z to the last bit, for every data_std: c_skip = 1, c_out = 0. Is t - t_min in "
+                    "both? And number / tensor rounds twice; 1 / (1 + (.../ data_std)^2) does not."
+                )
     t = exact(0.0, 0.05, 0.5, 3.0, 80.0)
     skip, out, c_in = boundary(t, sd, 0.0)
     r = (t**2 + sd**2).sqrt()
@@ -60,6 +64,7 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
     close(default[0], exact(0.25 / (0.998**2 + 0.25)), "data_std = 0.5 and t_min = 0.002 unless given.")
     refuses(lambda: boundary(exact(0.001)), "t below t_min must be refused: c_skip would fall again.")
     refuses(lambda: boundary(exact(1.0), -0.5), "A negative data_std must be refused.")
+    refuses(lambda: boundary(exact(1.0), 0.0), "data_std = 0 must be refused.")
     refuses(lambda: boundary(exact(1.0), 0.5, -0.1), "A negative t_min must be refused.")
 
 
@@ -196,6 +201,7 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
         (0 * late, -late, "t = 0"),
         (late[:1], late[:1] / 2, "One time for four samples"),
         (late, late[:1] / 2, "One s for four samples"),
+        (late[:1], late / 2, "One t for four s"),
     ):
         refuses(lambda: consistency_target(smooth, x, eps, t, s, edm), f"{what} must be refused.")
     refuses(
@@ -206,6 +212,10 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
 
 def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> None:
     """Value, one norm per sample, the gradient and its reading as a weighted square."""
+    try:
+        close(pseudo_huber(exact(3.0, -4.0), 0.0), exact(3.0, 4.0), "Samples can be single numbers, (b,).")
+    except IndexError as error:
+        raise AssertionError("delta may be (b,): reshape(len(delta), -1), not flatten(1).") from error
     delta = numbers(4, 4, 4, 4, seed=seed) * column(exact(1e-3, 0.03, 1.0, 30.0), torch.zeros(4, 4, 4, 4))
     square = delta.square().sum((1, 2, 3))
     for c in (0.0, 0.03, 1.0):
@@ -227,9 +237,15 @@ def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> 
             grad, 0 * zero.detach(), "At delta = 0 the gradient must be 0, not NaN: torch.linalg.vector_norm."
         )
     tiny = torch.full((1, 4), 1e-6)
-    close(pseudo_huber(tiny, 0.03), torch.tensor([4e-12 / 0.06]), "Too few digits in float32.", 0.0, 1e-2)
     close(
-        pseudo_huber(delta[:, 0, 0, 0], 0.0), delta[:, 0, 0, 0].abs(), "Samples can be single numbers, (b,)."
+        pseudo_huber(tiny, 0.03),
+        torch.tensor([4e-12 / 0.06]),
+        (
+            "Too few digits in float32: the difference of two near-equal numbers. Multiply and "
+            "divide by the sum of the two."
+        ),
+        0.0,
+        1e-2,
     )
     refuses(lambda: pseudo_huber(delta, -0.1), "A negative c must be refused.")
 
@@ -251,10 +267,12 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
                     "A loss returns one number per sample, (b,), not weighted, not averaged."
                 )
                 expected = consistency.pseudo_huber(f(z, t) - target, c)
+                kind = f"{args[1]} distillation" if args else "training"
                 hint = (
-                    "The Pseudo-Huber distance between f at t and the target at s, one norm over the sample."
-                    + " Where s = 0, the target is z_s itself." * (s == 0).any().item()
+                    f"c = {c}, {kind}: the Pseudo-Huber distance between f at t and the target at s, one norm "
+                    "over the sample; no weight, no square."
                 )
+                hint += " Where s = 0, the target is z_s itself." if (s == 0).any() else ""
                 close(loss.detach(), expected.detach(), hint)
                 assert loss.requires_grad, "The gradient must flow through f(z_t, t): detach the target only."
                 grad, right = (torch.autograd.grad(v.sum(), knob)[0] for v in (loss, expected))
@@ -279,7 +297,9 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
     assert len(seen) == 4 and all(a.shape == x.shape for a in seen), "f is asked twice, for the whole batch."
     hint = "Both passes need the same dropout mask: put torch's random state back before the second."
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[3]), hint
-    assert not torch.equal(seen[0], seen[2]), "The next call must draw another mask: do not fix the seed."
+    assert not torch.equal(seen[0], seen[2]), (
+        "The next call must draw another mask: do not fix the seed, put the state back for one pass only."
+    )
 
     # the truth: zero for an exact step of the ODE, and above zero for training, whose z_s scatters
     thing = Gaussian(exact(0.1, -0.2), torch.diag(exact(0.25, 0.04)))
@@ -315,7 +335,8 @@ def check_ect_mapping(ect_mapping=consistency.ect_mapping, seed: int = 0) -> Non
         assert (s < t).all(), "s is the cleaner time: s < t."
         ratio = s / t
         assert (ratio.diff() >= -1e-12).all(), (
-            "s / t grows with t: n(t) = 1 + k sigmoid(-b t) falls. Is the sign of b t right?"
+            "s / t must grow with t: n(t) = 1 + k sigmoid(-b t) falls. Is the sign of b t right? Do you "
+            "return s, and not the gap t - s?"
         )
         n = 1 + 8 / (1 + t.exp())
         close(
@@ -334,8 +355,14 @@ def check_ect_mapping(ect_mapping=consistency.ect_mapping, seed: int = 0) -> Non
     assert late.dtype == torch.float32 and (1 / (t.float() - late)).isfinite().all(), (
         "1 / (t - s) must be finite in float32 at the last stage."
     )
-    for bad in (dict(a=0), dict(a=1, q=1.0), dict(a=1, q=0.5), dict(a=1, k=-1.0)):
-        refuses(lambda: ect_mapping(t, **bad), f"{bad} must be refused.")
+    for bad, why in (
+        (dict(a=0), "stages are counted from 1"),
+        (dict(a=1, q=1.0), "q = 1 would never shrink the gap"),
+        (dict(a=1, q=0.5), "q < 1 would widen the gap"),
+        (dict(a=1, k=-1.0), "n(t) would be below 1"),
+        (dict(a=1, b=-1.0), "n(t) would grow with t"),
+    ):
+        refuses(lambda: ect_mapping(t, **bad), f"{bad} must be refused: {why}.")
 
 
 def check_ect_stage(ect_stage=consistency.ect_stage, seed: int = 0) -> None:
