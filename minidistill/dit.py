@@ -14,9 +14,11 @@ any image size divisible by the patch works without new parameters. For points o
 MLP.
 """
 
+import math
+
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,14 +49,20 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "n n"] | None = None) -> Tensor:
         q, k, v = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        attention = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)
+        scores = q * q.shape[-1] ** -0.5 @ k.mT
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        attention = scores.softmax(dim=-1)
         return self.out(rearrange(attention @ v, "b h n d -> b n (h d)"))
 
 
 class Block(nn.Module):
-    """A transformer block whose scale, shift and gate come from the conditioning: adaLN-zero."""
+    """A transformer block whose scale, shift and gate come from the conditioning: adaLN-zero.
+
+    The conditioning c is that of the sample, m = 1, or of each token, m = n.
+    """
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -62,11 +70,16 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.modulation = zeros(nn.Linear(dim, 6 * dim))
 
-    def forward(self, x: Float[Tensor, "b n d"], c: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        c: Float[Tensor, "b m d"],
+        mask: Bool[Tensor, "n n"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = rearrange(
-            self.modulation(c), "b (six d) -> six b 1 d", six=6
+            self.modulation(c), "b m (six d) -> six b m d", six=6
         )
-        x = x + gate_1 * self.attention(normalize(x) * (1 + scale_1) + shift_1)
+        x = x + gate_1 * self.attention(normalize(x) * (1 + scale_1) + shift_1, mask)
         return x + gate_2 * self.mlp(normalize(x) * (1 + scale_2) + shift_2)
 
 
@@ -98,21 +111,63 @@ class DiT(nn.Module):
         self.out = zeros(nn.Linear(dim, channels * patch**2))
 
     def forward(self, z: Batch, t: Time, label: Int[Tensor, " b"] | None = None) -> Batch:
+        return self.unpatch(*self.body(self.tokens(z), self.condition(t, label)), z)
+
+    def packed(self, zs: list[Tensor], ts: list[Tensor], labels: list[Tensor] | None = None) -> list[Tensor]:
+        """forward for images of several sizes in one pass: their tokens stand in one sequence, each sees its own.
+
+        Every sequence takes the same number of images of each size: the batches' greatest common divisor of
+        sequences.
+        """
+        labels = [None] * len(zs) if labels is None else labels
+        sequences = math.gcd(*(len(z) for z in zs))
+        tokens = [self.tokens(z) for z in zs]
+        each = [
+            self.condition(t, label).expand(-1, x.shape[1], -1) for t, label, x in zip(ts, labels, tokens)
+        ]
+        x, c = (
+            torch.cat([rearrange(a, "(s k) n d -> s (k n) d", s=sequences) for a in parts], dim=1)
+            for parts in (tokens, each)
+        )
+        lengths = [a.shape[1] for a in tokens for _ in range(len(a) // sequences)]
+        owner = torch.repeat_interleave(torch.tensor(lengths, device=x.device))
+        x, c = self.body(x, c, mask=owner[:, None] == owner[None, :])
+        widths = [a.shape[1] * len(a) // sequences for a in tokens]
+        back = [
+            [
+                rearrange(part, "s (k n) d -> (s k) n d", n=a.shape[1])
+                for part, a in zip(whole.split(widths, 1), tokens)
+            ]
+            for whole in (x, c)
+        ]
+        return [self.unpatch(*both, z) for *both, z in zip(*back, zs)]
+
+    def tokens(self, z: Batch) -> Float[Tensor, "b n d"]:
+        """The patches of z as vectors, with their positions."""
         if z.ndim != 4 or z.shape[1] != self.channels or z.shape[2] % self.patch or z.shape[3] % self.patch:
             raise ValueError(
                 f"need images (b, {self.channels}, height, width) with sides divisible by {self.patch}, "
                 f"got {tuple(z.shape)}"
             )
-        height, width = z.shape[2] // self.patch, z.shape[3] // self.patch
         x = self.patches(rearrange(z, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch))
-        x = x + patch_positions(height, width, self.dim, like=x)
+        return x + patch_positions(z.shape[2] // self.patch, z.shape[3] // self.patch, self.dim, like=x)
 
-        label = torch.full(t.shape, self.null, device=z.device) if label is None else label
-        c = F.silu(self.time(sines(t, self.dim)) + self.label(label))
+    def condition(self, t: Time, label: Int[Tensor, " b"] | None) -> Float[Tensor, "b 1 d"]:
+        """One vector from the time and the class."""
+        label = torch.full(t.shape, self.null, device=t.device) if label is None else label
+        return rearrange(F.silu(self.time(sines(t, self.dim)) + self.label(label)), "b d -> b 1 d")
+
+    def body(self, x: Tensor, c: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All blocks; the conditioning comes back with the tokens, for the last layer."""
         for block in self.blocks:
-            x = block(x, c)
-        shift, scale = rearrange(self.modulation(c), "b (two d) -> two b 1 d", two=2)
+            x = block(x, c, mask)
+        return x, c
+
+    def unpatch(self, x: Tensor, c: Tensor, z: Batch) -> Batch:
+        """The last layer, and patches put together to the shape of z."""
+        shift, scale = rearrange(self.modulation(c), "b m (two d) -> two b m d", two=2)
         x = self.out(normalize(x) * (1 + scale) + shift)
+        height = z.shape[2] // self.patch
         return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=height, p=self.patch, q=self.patch)
 
 

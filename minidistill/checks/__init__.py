@@ -26,4 +26,6 @@ def refuses(call, hint: str) -> None:
         call()
     except ValueError:
         return
+    except (ArithmeticError, AttributeError, IndexError, TypeError) as error:
+        raise AssertionError(f"{hint} With ValueError, not {type(error).__name__}.") from error
     raise AssertionError(hint)

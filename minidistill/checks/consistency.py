@@ -42,8 +42,8 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
             for std in (sd, *torch.linspace(0.1, 2.0, 50).tolist()):
                 skip, out, _ = boundary(torch.tensor([t_min], dtype=dtype), std, t_min)
                 assert skip == 1 and out == 0, (
-                    "f(z, t_min) = z to the last bit, for every data_std: c_skip = 1, c_out = 0. Is t - t_min in "
-                    "both? And number / tensor rounds twice; 1 / (1 + (.../ data_std)^2) does not."
+                    "f(z, t_min) = z to the last bit, for every data_std: c_skip = 1, c_out = 0. Is t - t_min"
+                    " in both? number / tensor rounds twice; 1 / (1 + (... / data_std)^2) does not."
                 )
     t = exact(0.0, 0.05, 0.5, 3.0, 80.0)
     skip, out, c_in = boundary(t, sd, 0.0)
@@ -269,7 +269,7 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
                 expected = consistency.pseudo_huber(f(z, t) - target, c)
                 kind = f"{args[1]} distillation" if args else "training"
                 hint = (
-                    f"c = {c}, {kind}: the Pseudo-Huber distance between f at t and the target at s, one norm "
+                    f"c = {c}, {kind}: the Pseudo-Huber distance of f at t to the target at s, one norm "
                     "over the sample; no weight, no square."
                 )
                 hint += " Where s = 0, the target is z_s itself." if (s == 0).any() else ""

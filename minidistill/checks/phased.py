@@ -31,10 +31,13 @@ def shift(u: torch.Tensor, a: float) -> torch.Tensor:
 def check_parse_plan(parse_plan=phased.parse_plan, seed: int = 0) -> None:
     """The plans of FastVideo, and what nobody can mean."""
     assert parse_plan("4000-1") == [(4000, 1)], '"4000-1" is [(4000, 1)]: up to step 4000, one phase.'
-    assert parse_plan("125-16,250-8,375-4,500-2") == [(125, 16), (250, 8), (375, 4), (500, 2)]
+    found = parse_plan("125-16,250-8,375-4,500-2")
+    assert found == [(125, 16), (250, 8), (375, 4), (500, 2)], f"Every entry, in order; got {found}."
+    assert all(type(v) is int for entry in found for v in entry), "Limits and phases are ints."
+    assert parse_plan("10-4,20-8") == [(10, 4), (20, 8)], "Phases may rise; limits must."
     assert parse_plan(" 10-4, 20-2 ") == [(10, 4), (20, 2)], "Blanks around an entry do no harm."
     n = 10 + seed
-    assert parse_plan(f"{n}-2,{2 * n}-1") == [(n, 2), (2 * n, 1)]
+    assert parse_plan(f"{n}-2,{2 * n}-1") == [(n, 2), (2 * n, 1)], f'"{n}-2,{2 * n}-1" has two entries.'
     for text, what in (
         ("", "A plan without entries"),
         ("4000", "A limit without phases"),
@@ -137,7 +140,7 @@ def check_phase_end(phase_end=phased.phase_end, seed: int = 0) -> None:
         close(phase_end(t, edges), expected, hint)
     between = exact(0.1, 0.49, 0.51, 0.99)
     close(phase_end(between, exact(0.0, 0.5, 1.0)), exact(0.0, 0.0, 0.5, 0.5), "Between the levels as well.")
-    refuses(lambda: phase_end(exact(0.0), exact(0.0, 0.5, 1.0)), "Below t = 0 there is no phase: refuse.")
+    refuses(lambda: phase_end(exact(0.0), exact(0.0, 0.5, 1.0)), "At t = 0 no edge lies below: refuse.")
     refuses(
         lambda: phase_end(exact(1.1), exact(0.0, 0.5, 1.0)), "Above the last edge there is no phase: refuse."
     )
@@ -213,7 +216,8 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         nets = (recorded("student", student), recorded("target", target), recorded("teacher", teacher))
         loss = phased_loss(*nets, x, eps, index, grid, edges)
         assert loss.shape == (8,), "A loss returns one number per sample, (b,)."
-        where = f"({phases} phases on a grid of {n}.) "
+        assert torch.is_grad_enabled(), "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
+        where = f"(Phases: {phases}, grid of {n}.) "
         assert all(len(asked.get(name, [])) == 1 for name in ("student", "target", "teacher")), (
             "Student, target and teacher are asked once each."
         )
@@ -229,12 +233,16 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         )
         inside = s > end
         close(asked["target"][0][1][inside], s[inside], where + "The target is asked at s = grid[index - 1].")
+        assert (asked["target"][0][1] > 0).all(), (
+            "Where s = 0 the target's jump has length zero: ask it at t. At time 0 some networks divide by 0."
+        )
         if phases == 1:  # a student that misses by -t v, while target and teacher stand still
             still, miss = lambda z, t: 0 * z, column(t, x) * student(z, t)
             for c in (1e-3, 0.7):
                 loss_of_miss = phased_loss(student, still, still, x, eps, index, grid, edges, c)
                 hint = (
-                    "Huber: sqrt(d^2 + c^2) - c for each number of d, then the mean. (One phase ends at 0.)"
+                    "One phase ends at 0. With target and teacher that answer 0, d = -t v, each sample with "
+                    "its own t. Then Huber: sqrt(d^2 + c^2) - c for each number of d, and the mean."
                 )
                 close(loss_of_miss, ((miss**2 + c**2).sqrt() - c).mean((1, 2, 3)), hint, 1e-9)
         landed = z + column(end - t, x) * student(z, t)
@@ -245,12 +253,7 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
             "an edge the target's jump has length zero."
         )
         by_hand = ((difference**2 + 1e-6).sqrt() - 1e-3).mean((1, 2, 3))
-        close(
-            loss,
-            by_hand,
-            hint + " Huber: sqrt(d^2 + c^2) - c for each number, then the mean, c = 1e-3.",
-            1e-9,
-        )
+        close(loss, by_hand, hint, 1e-9)
 
     # straight flow: one data point, so that velocity, chord and teacher's step are one line
     point = torch.randn(8, 8, 8, generator=g, dtype=DOUBLE)
@@ -276,9 +279,11 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
     edges = grid[::4]
     knobs = [torch.ones((), dtype=DOUBLE, requires_grad=True) for _ in range(3)]
     nets = [lambda z, t, k=k, net=net: net(k * z, t) for k, net in zip(knobs, (student, target, teacher))]
-    grads = torch.autograd.grad(
-        phased_loss(*nets, x, eps, index, grid, edges).sum(), knobs, allow_unused=True
+    loss = phased_loss(*nets, x, eps, index, grid, edges)
+    assert loss.requires_grad, (
+        "The gradient must flow through the student's jump: no_grad for the target alone."
     )
+    grads = torch.autograd.grad(loss.sum(), knobs, allow_unused=True)
     assert grads[0] is not None, "The gradient must flow through the student's jump."
     assert grads[1] is None and grads[2] is None, "No gradient may reach target or teacher: torch.no_grad()."
     same = [lambda z, t: student(knobs[0] * z, t)] * 2
@@ -288,7 +293,6 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         phased_loss(same[0], frozen, teacher, x, eps, index, grid, edges).sum(), knobs[0]
     )[0]
     close(both, one, "The student as its own target: its gradient must stop there.")
-    assert torch.is_grad_enabled(), "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
 
     alone = phased_loss(student, target, teacher, x[1:2], eps[1:2], index[1:2], grid, edges)
     whole = phased_loss(student, target, teacher, x, eps, index, grid, edges)
@@ -372,7 +376,12 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
     velocity, r = consistency_velocity(std), 0.6
     gain = ((1 - r) * std + r) / math.hypot((1 - r) * std, r)
     two = phased_sample(velocity, noise, exact(1.0, r, 0.0))
-    close(two, gain * std * noise, "Two Euler steps on a consistency function have a known gain.", 1e-9)
+    close(
+        two,
+        gain * std * noise,
+        "Without `fresh` it is Euler: two steps on a consistency function have a known gain.",
+        1e-9,
+    )
     width = phased_sample(velocity, noise, exact(1.0, 0.9, 0.7, 0.4, 0.2, 0.0), 1.0, g).std() / std
     assert abs(width - 1) < 0.02, (
         f"Fresh noise must keep a perfect consistency function's data as wide as it is: {width:.3f} times. "
