@@ -100,8 +100,8 @@ def phase_edges(grid: Grid, phases: int) -> Float[Tensor, " m"]:
     """The phases + 1 edges, rising: every (n / phases)-th level of the grid.
 
     Raises ValueError unless phases divides n. Rounded edges are no stops of a sampler that takes as many
-    steps: it asks just above an edge, where the student was trained for a jump of one small step. With n = 50,
-    8 phases and shift 17, a perfect student is then hardly better than its teacher.
+    steps: it asks just above an edge, where the student was trained for a jump of one small step. With
+    n = 50, 8 phases and shift 17, a perfect student is then hardly better than its teacher.
     """
     n = len(grid) - 1
     if n < 1 or not (grid.diff() > 0).all() or grid[0] != 0 or grid[-1] != 1:
