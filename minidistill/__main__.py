@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     add(
         "--plan",
         nargs="+",
-        help='phased: how many phases up to which update, "125-16,250-8"; several plans, several students '
-        "(default: 1, 2 and 4 phases)",
+        help='phased: how many phases up to which update, "200-8,400-4"; several plans share the updates of the '
+        "students (default: 1, 2 and 4 phases)",
     )
     add("--guidance", type=float, default=1.0, help="phased: guidance scale of the teacher; 1 is none")
     add("--out", type=Path, help="where table, picture and checkpoints go (default: runs/DATA-METHOD)")
@@ -73,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
     if args.method != "phased" and (args.plan or args.guidance != 1):
         parser.error("--plan and --guidance belong to --method phased")
+    if args.plan and len(set(args.plan)) < len(args.plan):
+        parser.error("each --plan makes one student: the same plan was given twice")
     if args.updates < 20:
         parser.error("--updates must be at least 20, or some students would not be trained at all")
 
@@ -105,18 +107,31 @@ def stages(args: argparse.Namespace) -> dict[str, int]:
             return updates | {f"student {n}": u for n, u in quickstart.student_updates(args.updates).items()}
         case "ect":
             return updates | {"ect": args.updates}
-    share = args.updates // len(args.plan or "124")
-    return updates | {f"plan {text}": share for text in args.plan or [f"{share}-{m}" for m in (1, 2, 4)]}
+    plans = args.plan or [f"{args.updates // 3}-{phases}" for phases in (1, 2, 4)]
+    return updates | {f"plan {text}": args.updates // len(plans) for text in plans}
+
+
+def check_plan(text: str, updates: int) -> list[tuple[int, int]]:
+    """The plan. Raises ValueError when it does not fit the grid, or its last entry would never be reached."""
+    plan = parse_plan(text)
+    for _, phases in plan:
+        phase_edges(phase_grid(quickstart.PHASED_GRID), phases)  # refuses what does not divide the grid
+    if len(plan) > 1 and plan[-2][0] >= updates:
+        raise ValueError(
+            f"plan {text}: its last entry starts after update {plan[-2][0]}, and this student has {updates}"
+        )
+    return plan
 
 
 def run(args: argparse.Namespace) -> None:
     """Judge, teacher, students, then the comparison. Every stage that is finished in --out is only loaded."""
     first = not dist.is_initialized() or dist.get_rank() == 0
     updates = stages(args)
-    plans = {name: parse_plan(name.removeprefix("plan ")) for name in updates if name.startswith("plan ")}
-    for plan in plans.values():
-        for _, phases in plan:
-            phase_edges(phase_grid(quickstart.PHASED_GRID), phases)  # refuses what does not divide the grid
+    plans = {
+        name: check_plan(name.removeprefix("plan "), steps)
+        for name, steps in updates.items()
+        if name.startswith("plan ")
+    }
     begin(args, first)
     x, y, x_test, y_test = (a.to(args.device) for a in quickstart.load(args.data, args.folder))
     data_std = x.std().item()

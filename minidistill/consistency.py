@@ -102,14 +102,16 @@ def consistency_target(
     same eps: consistency training, algorithm 3. Its mean over all (x, eps) that give z_t is the exact Euler
     step. Where sigma_s = 0, the target is z_s itself. Raises ValueError unless 0 <= s < t and sigma_t > 0.
     """
-    if s.shape != t.shape or not ((s >= 0) & (s < t)).all():
-        raise ValueError("s is the cleaner time: need 0 <= s < t for every sample")
+    if s.shape != t.shape or not ((s >= 0) & (s.to(x.dtype) < t.to(x.dtype))).all():
+        raise ValueError(f"s is the cleaner time: need 0 <= s < t for every sample, told apart in {x.dtype}")
     z = mix(x, eps, t, schedule)
-    z_s = ode_step(teacher or (lambda z, t: x), z, t, s, schedule, solver)
+    z_s = ode_step((lambda z, t: x) if teacher is None else teacher, z, t, s, schedule, solver)
     alpha_s, sigma_s = coefficients(schedule, s, z)
     noisy = sigma_s > 0
     # the whole batch, at any time where z_s is clean: a part of it would draw another dropout mask
     answer = f(z_s, torch.where(noisy.flatten(), s, t).to(z.dtype))
+    if answer.shape != x.shape:
+        raise ValueError(f"f returned shape {tuple(answer.shape)} for samples of {tuple(x.shape)}")
     return torch.where(noisy, answer, z_s / alpha_s)
 
 
@@ -143,14 +145,14 @@ def consistency_loss(
     The gradient flows through f(z_t, t) only. f is asked twice with the same dropout mask: torch's random
     state, which dropout draws from, is put back in between. A teacher should have no dropout (`eval()`).
     """
-    z = mix(x, eps, t, schedule)
-    target_args = (f, x, eps, t, s, schedule, teacher, solver)
-    device = [] if z.device.type == "cpu" else [z.device]
-    with torch.random.fork_rng(device, device_type=z.device.type):
-        found = f(z, t.to(z.dtype))
+    pseudo_huber(x[:1], c)  # refuses a wrong c before any work is done
+    devices = [] if x.device.type == "cpu" else [x.device]
+    with torch.random.fork_rng(devices, device_type=x.device.type):
+        target = consistency_target(f, x, eps, t, s, schedule, teacher, solver)
+    found = f(mix(x, eps, t, schedule), t.to(x.dtype))
     if found.shape != x.shape:
         raise ValueError(f"f returned shape {tuple(found.shape)} for samples of {tuple(x.shape)}")
-    return pseudo_huber(found - consistency_target(*target_args), c)
+    return pseudo_huber(found - target, c)
 
 
 # Easy Consistency Tuning: s is a fraction of t that grows with the stage
@@ -159,8 +161,9 @@ def consistency_loss(
 def ect_mapping(t: Time, a: Number, q: Number = 2.0, k: Number = 8.0, b: Number = 1.0) -> Time:
     """s = t (1 - n(t) / q^a), n(t) = 1 + k sigmoid(-b t), but at least 0. Geng et al. (2024), section 3.
 
-    a = 1, 2, ... is the stage. s = 0 makes it a diffusion loss: at first for small t, from a = 3 on nowhere.
-    Each stage divides the gap t - s by q, and only q^a matters. Raises ValueError unless a >= 1 and q > 1.
+    a = 1, 2, ... is the stage. s = 0 makes it a diffusion loss: with these defaults at first for small t, and
+    from a = 3 on nowhere. Above 0 each stage divides the gap t - s by q. Only q^a matters.
+    Raises ValueError unless a >= 1 and q > 1.
     """
     if not a >= 1:
         raise ValueError(f"stages are counted from a = 1, got {a}; a = 0 would put s below 0 everywhere")
@@ -256,6 +259,8 @@ def ict_time_pmf(sigmas: Float[Tensor, " n"], mean: Number = -1.1, std: Number =
     Song & Dhariwal (2023), section 3.5. Raises ValueError unless sigmas are positive and in order.
     """
     gaps = sigmas.diff()
+    if not std > 0:
+        raise ValueError(f"std must be positive, got {std}")
     if not (len(sigmas) > 1 and (sigmas > 0).all() and ((gaps > 0).all() or (gaps < 0).all())):
         raise ValueError("sigmas must be at least two positive noise levels in order, as from karras_sigmas")
     cdf = torch.special.ndtr((sigmas.double().log() - mean) / std)
@@ -270,8 +275,8 @@ def draw_interval(
 ) -> tuple[Time, Time]:
     """b neighbours t > s of a falling grid, by the pmf of its intervals, or all equally likely (CM)."""
     weights = torch.ones_like(sigmas[1:]) if pmf is None else pmf
-    if not (sigmas.diff() < 0).all() or weights.shape != sigmas[1:].shape:
-        raise ValueError("need n falling noise levels, and a probability for each of the n - 1 intervals")
+    if len(sigmas) < 2 or not (sigmas.diff() < 0).all() or weights.shape != sigmas[1:].shape:
+        raise ValueError("need n > 1 falling noise levels, and a probability for each of the n - 1 intervals")
     i = torch.multinomial(weights, b, replacement=True, generator=generator)
     return sigmas[i], sigmas[i + 1]
 
@@ -305,6 +310,9 @@ def scm_tangent(
     derivative of F is one forward-mode product, scaled by cos t sin t so that it stays bounded. `warmup`,
     from 0 to 1, is the weight of the terms that can be unstable.
     """
+    if slope.shape != z.shape:
+        raise ValueError(f"slope has shape {tuple(slope.shape)} but z has {tuple(z.shape)}")
+    t = t.contiguous()  # a time expanded over the batch cannot carry a tangent
     cos, sin = like(t.cos(), z), like(t.sin(), z)
     z_rate, t_rate = cos * sin * slope / data_std, t.cos() * t.sin()
     tangent, tangent_rate = torch.func.jvp(net, (z / data_std, t), (z_rate, t_rate))
@@ -325,12 +333,12 @@ def scm_loss(
 
     Its gradient, -2 <g, dF>, moves f against df/dt. Its value is |g|^2 per number, and |g| is near 1 whatever
     f does: it says nothing about progress. Lu & Song (2024), section 4. net and teacher predict TrigFlow's F,
-    as `as_denoiser` defines it. The learned weight of the paper is left to the caller.
+    as `as_denoiser` defines it. The weights of the paper, the fixed and the learned one, are left out.
     """
     z = mix(x, eps, t, trigflow(data_std))
     with torch.no_grad():
         cos, sin = like(t.cos(), z), like(t.sin(), z)
-        slope = data_std * teacher(z / data_std, t) if teacher else data_std * cos * eps - sin * x
+        slope = data_std * teacher(z / data_std, t) if teacher is not None else data_std * cos * eps - sin * x
         g = scm_tangent(net, z, t, slope, data_std, warmup)
         g = g / (like(torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1), g) + c)
     found = net(z / data_std, t)

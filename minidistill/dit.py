@@ -114,7 +114,7 @@ class DiT(nn.Module):
         return self.unpatch(*self.body(self.tokens(z), self.condition(t, label)), z)
 
     def packed(self, zs: list[Tensor], ts: list[Tensor], labels: list[Tensor] | None = None) -> list[Tensor]:
-        """forward for images of several sizes in one pass: their tokens stand in one sequence, each sees its own.
+        """forward for several sizes in one pass: their tokens share a sequence, and each image sees its own.
 
         Every sequence takes the same number of images of each size: the batches' greatest common divisor of
         sequences.

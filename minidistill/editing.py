@@ -40,7 +40,7 @@ def edit(
     measured = operator(guess)
     if measured.shape != y.shape or not torch.allclose(measured, y, atol=1e-5):
         raise ValueError(
-            "operator(inverse(y)) must be y: the inverse makes an image that has the measurement"
+            "operator(inverse(y)) must be y: y is operator(image), and inverse makes an image that has it"
         )
     if noise is not None and len(noise) != len(times) - 1:
         raise ValueError(f"{len(times) - 1} steps need as many noises, got {len(noise)}")
@@ -49,7 +49,7 @@ def edit(
         x = f(z, t)
         return x + inverse(y - operator(x))
 
-    first, later = (randn_like(guess, generator), None) if noise is None else (noise[0], noise[1:])
+    first, later = (randn_like(guess, generator), None) if noise is None else (noise[0].to(guess), noise[1:])
     start = mix(guess, first, times[:1].to(guess).expand(len(guess)), schedule)
     return renoise(agreeing, start, times, schedule, later, generator)
 

@@ -6,7 +6,7 @@ levels. The consistency function mixes z and x_hat,
     f(z, i) = c_skip(i) z + c_out(i) x_hat,        f(z, 0) = z,
 
 with scalings so steep that from the first level of its grid on f is x_hat: the boundary is a formality, and
-what the network predicts is the end of the trajectory. Sampling is `renoise` on the same levels.
+what the network predicts is the end of the trajectory. Sampling is `renoise` on `lcm_function`.
 
 Luo et al. (2023), "Latent consistency models", algorithm 1. The network's time is t = (i + 1) / 1000 of
 `tabulated(alpha_bar)`. Guidance: LCM's w is `guided`'s scale - 1.
@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minidistill.parameterization import Denoiser
+from minidistill.phased import huber
 from minidistill.samplers import ddim_step
 from minidistill.schedules import Batch, Number, Schedule, Time, like, mix
 
@@ -44,6 +45,22 @@ def lcm_scalings(index: Float[Tensor, " b"], scaling: Number = 10.0) -> tuple[Ti
     return 0.25 / (u**2 + 0.25), u / torch.sqrt(u**2 + 0.25)
 
 
+def lcm_function(denoiser: Denoiser, table: int = 1000) -> Denoiser:
+    """f = c_skip z + c_out x_hat as a denoiser, asked at t = (index + 1) / table.
+
+    `renoise` samples from it at these times and then 0, where f is never asked.
+    """
+
+    def f(z: Batch, t: Time) -> Batch:
+        x_hat = denoiser(z, t)
+        if x_hat.shape != z.shape:
+            raise ValueError(f"the network returned shape {tuple(x_hat.shape)} for z of {tuple(z.shape)}")
+        c_skip, c_out = (like(c, z) for c in lcm_scalings((t * table).round() - 1))
+        return c_skip * z + c_out * x_hat
+
+    return f
+
+
 def lcm_loss(
     student: Denoiser,
     target: Denoiser,
@@ -56,28 +73,22 @@ def lcm_loss(
     table: int = 1000,
     huber_c: Number = 1e-3,
 ) -> Time:
-    """LCM's loss: f at table index `index` against f at index - k, where one DDIM step of the teacher lands.
+    """LCM's loss: f at table index `index` against f where one DDIM step of the teacher lands, at index - k.
 
     Luo et al. (2023), algorithm 1. schedule: `tabulated(alpha_bar)`, whose time is (index + 1) / table. Below
     index k the step ends at index 0, where f is the identity. Distance as in `phased_loss`.
     """
     if index.shape != x.shape[:1] or not ((index >= 1) & (index < table)).all():
         raise ValueError(f"need one table index from 1 to {table - 1} for each sample")
-    earlier = (index - k).clamp(min=0)
-    t, s = ((i + 1).to(x) / table for i in (index, earlier))
-
-    def f(denoiser: Denoiser, z: Batch, t: Time, index: Tensor) -> Batch:
-        c_skip, c_out = (like(c, z) for c in lcm_scalings(index.to(z)))
-        x_hat = denoiser(z, t)
-        if x_hat.shape != z.shape:
-            raise ValueError(f"the network returned shape {tuple(x_hat.shape)} for z of {tuple(z.shape)}")
-        return c_skip * z + c_out * x_hat
-
+    if k < 1:
+        raise ValueError(f"k, the levels of one teacher step, must be at least 1, got {k}")
+    huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
+    t, s = ((i + 1).to(x) / table for i in (index, (index - k).clamp(min=0)))
     z = mix(x, eps, t, schedule)
-    found = f(student, z, t, index)
-    with torch.no_grad():
-        wanted = f(target, ddim_step(teacher(z, t), z, t, s, schedule), s, earlier)
-    return (torch.sqrt((found - wanted) ** 2 + huber_c**2) - huber_c).reshape(len(x), -1).mean(1)
+    found = lcm_function(student, table)(z, t)
+    with torch.no_grad():  # a target is a constant
+        wanted = lcm_function(target, table)(ddim_step(teacher(z, t), z, t, s, schedule), s)
+    return huber(found - wanted, huber_c)
 
 
 def guidance_embedding(w: Float[Tensor, " b"], dim: int) -> Float[Tensor, "b dim"]:

@@ -120,9 +120,14 @@ def as_denoiser(
 
 
 def as_velocity(denoiser: Denoiser) -> Callable[[Batch, Time], Batch]:
-    """The velocity eps_hat - x_hat = (z - x_hat) / t of a denoiser on rectified flow, for times above 0."""
+    """The velocity eps_hat - x_hat = (z - x_hat) / t of a denoiser on rectified flow.
+
+    Rounding errors grow with 1 / t. Raises ValueError at t = 0, where it is 0 / 0.
+    """
 
     def velocity(z: Batch, t: Time) -> Batch:
+        if (t == 0).any():
+            raise ValueError("at t = 0 the velocity is 0 / 0: z is the data; use times above 0")
         return (z - denoiser(z, t)) / like(t, z)
 
     return velocity

@@ -12,7 +12,8 @@ phases as grid steps is the teacher. The boundary needs no scaling: a jump of le
 whatever the network says.
 
 How to sample follows from what the network is. To an edge, jump: there the student was trained to land. To a
-stop inside a phase the chord is the wrong way: only its end is right, and fresh noise lifts it to the stop.
+stop inside a phase the chord leads off the path, and only its end is right. With one phase that end is data,
+which fresh noise lifts to the stop; with more there is no right way.
 
 Wang et al. (2024), "Phased consistency models", PCM; Zheng et al. (2024), "Trajectory consistency
 distillation", TCD; and FastVideo's distillation of video models, whose plan "4000-1" means: one phase, up to
@@ -86,14 +87,13 @@ def linear_quadratic_grid(
     The first steps from noise, a share `linear` of all, spend only `threshold` of it; a parabola of the same
     slope spends the rest. A strong shift does the same.
     """
-    if not (isinstance(n, int) and n >= 1 and 0 < linear < 1 and 0 < threshold < 1):
-        raise ValueError(
-            f"need n >= 1, and threshold and linear between 0 and 1: got {n}, {threshold}, {linear}"
-        )
+    if not (isinstance(n, int) and n >= 1 and 0 < threshold <= linear < 1):
+        raise ValueError(f"need n >= 1 and 0 < threshold <= linear < 1, got {n}, {threshold} and {linear}")
     u = torch.linspace(1, 0, n + 1, dtype=dtype)  # the share of the steps that is done
-    slope = threshold / linear
-    beyond = (u - linear).clamp(min=0)
-    return 1 - slope * u - (1 - slope) * (beyond / (1 - linear)) ** 2
+    slope, w = threshold / linear, (u - linear) / (1 - linear)
+    # 1 - slope u - (1 - slope) w^2 beyond the joint, written such that both ends are exact
+    beyond = (1 - u) * (slope + (1 - slope) * (1 + w) / (1 - linear))
+    return torch.where(u <= linear, 1 - slope * u, beyond)
 
 
 def phase_edges(grid: Grid, phases: int) -> Float[Tensor, " m"]:
@@ -150,6 +150,7 @@ def flow_matching_loss(velocity: Velocity, x: Batch, eps: Batch, t: Time) -> Tim
 
 def jump(velocity: Batch, z: Batch, t: Time, s: Time) -> Batch:
     """z + (s - t) velocity: an Euler step, which is DDIM on rectified flow. From t to t nothing changes."""
+    same_shape(velocity, z)
     return z + like(s - t, z) * velocity
 
 
@@ -172,22 +173,30 @@ def phased_loss(
     in the original; iCT and ECT take one norm per sample. Raises ValueError for an index outside 1 ... n.
     """
     n = len(grid) - 1
-    if index.shape != x.shape[:1] or not ((index >= 1) & (index <= n)).all():
+    if index.shape != x.shape[:1] or index.dtype != torch.long or not ((index >= 1) & (index <= n)).all():
         raise ValueError(f"need one index from 1 to {n} for each sample: 0 is clean, nothing starts there")
-    if not huber_c >= 0:
-        raise ValueError(f"huber_c must be at least 0, got {huber_c}")
+    huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
+    if not torch.isin(edges.to(grid), grid).all():
+        raise ValueError("edges must be levels of the grid, as from phase_edges")
     grid = grid.to(x.device)
     t, s = grid[index], grid[index - 1]
     end = phase_end(t, edges)
     z = mix(x, eps, t, rectified_flow)
-    slope = student(z, t.to(x.dtype))
-    same_shape(slope, x)
+    landed = jump(student(z, t.to(x.dtype)), z, t, end)
     with torch.no_grad():  # a target is a constant
         z_s = jump(teacher(z, t.to(x.dtype)), z, t, s)
         # from s = 0 the jump has length 0, and some networks divide by the time: they are asked at t
         wanted = jump(target(z_s, torch.where(s > 0, s, t).to(x.dtype)), z_s, s, end)
-    distance = jump(slope, z, t, end) - wanted
-    return (torch.sqrt(distance**2 + huber_c**2) - huber_c).reshape(len(x), -1).mean(1)
+    return huber(landed - wanted, huber_c)
+
+
+def huber(distance: Batch, c: Number) -> Time:
+    """sqrt(d^2 + c^2) - c of each number d, averaged over the sample: (b,). c = 0 is the absolute value."""
+    if not c >= 0:
+        raise ValueError(f"huber_c must be at least 0, got {c}")
+    # without the difference of near-equal numbers; the root of 0 has no gradient
+    each = distance**2 / (torch.sqrt(distance**2 + c**2) + c) if c > 0 else distance.abs()
+    return each.reshape(len(distance), -1).mean(1)
 
 
 def same_shape(velocity: Tensor, x: Tensor) -> None:
@@ -219,13 +228,17 @@ def phased_sample(
         or not ((stops.diff() < 0).all() and stops[-1] >= 0 and stops[0] <= 1)
     ):
         raise ValueError("stops are noise levels that fall within [0, 1], such as edges.flip(0)")
-    shares = torch.as_tensor(fresh, dtype=torch.float64).expand(len(stops) - 1)
+    shares = torch.as_tensor(fresh, dtype=torch.float64)
+    if shares.ndim and len(shares) != len(stops) - 1:
+        raise ValueError(f"{len(stops)} stops need {len(stops) - 1} shares of fresh noise, got {len(shares)}")
+    shares = shares.expand(len(stops) - 1)
     if not ((shares >= 0) & (shares <= 1)).all():
         raise ValueError(f"fresh is a share of the noise, from 0 (Euler) to 1 (re-noise), got {fresh}")
     for t, s, share in zip(stops, stops[1:], shares.tolist()):
         v = velocity(z, t.to(z).expand(len(z)))
+        same_shape(v, z)
         x_hat, eps_hat = z - t * v, z + (1 - t) * v
-        if share > 0 and s > 0:  # the last step ends on x_hat, without noise
+        if share > 0 and s > 0:  # at s = 0 only x_hat is left
             eps_hat = math.sqrt(1 - share**2) * eps_hat + share * randn_like(z, generator)
         z = ((1 - s) * x_hat + s * eps_hat).to(z)
     return z
@@ -238,6 +251,8 @@ def tcd_fresh(stops: Float[Tensor, " k"], gamma: Number) -> Float[Tensor, " k"]:
     between the marginals are right only for a network that was trained to jump to every s. Zheng et al.
     (2024), in flow form.
     """
+    if not (0 <= stops).all() or not (stops < 1).all():
+        raise ValueError("the stops that are arrived at lie in [0, 1): stops[1:]")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be between 0 and 1, got {gamma}")
     kept = (1 - stops) * (1 - gamma) / (1 - (1 - gamma) * stops)
@@ -273,7 +288,9 @@ def aged_student(teacher: Velocity, grid: Grid, edges: Float[Tensor, " m"], age:
         levels, end = grid.to(z), phase_end(t, edges)
         distance, index = (levels - t[:, None]).abs().min(dim=1)
         if (distance > 1e-6).any():
-            raise ValueError(f"this student knows only the times of its grid, got {t[0].item():g}")
+            raise ValueError(
+                f"this student knows only the times of its grid, got {t[distance > 1e-6][0].item():g}"
+            )
         start, now = z, t
         for k in range(age):
             s = torch.maximum(levels[(index - k - 1).clamp(min=0)], end)

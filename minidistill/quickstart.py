@@ -35,7 +35,9 @@ from minidistill.schedules import cosine, edm, randn_like, rectified_flow, time_
 from minidistill.train import train
 
 TEACHER_STEPS = 32  # sampling steps of the teacher
-ECT_STAGES = 8  # each halves the gap between the two times that are compared: 1/2 to 1/256 of t
+ECT_STAGES = (
+    8  # each halves the gap between the two times that are compared: at high noise, 1/2 to 1/256 of t
+)
 PHASED_GRID = 40  # teacher steps that a phased student learns from: divided by 1, 2, 4 and 8 phases
 # EDM times of consistency sampling, in which the network is asked at all but the last
 ECT_TIMES = {1: [80.0, 0.0], 2: [80.0, 0.8, 0.0], 4: [80.0, 5.0, 1.0, 0.4, 0.0]}
@@ -160,8 +162,6 @@ def train_phased(
 ) -> Iterator[tuple[int, Tensor]]:
     """A phased student of the guided teacher, from its weights. `ema` is the target, and the student."""
     data_std, grid = x.std().item(), phase_grid(PHASED_GRID)
-    for _, phases in plan:
-        phase_edges(grid, phases)  # refuses what does not divide the grid, before any work is done
     for model in (net, ema):
         model.load_state_dict(teacher.state_dict())
 

@@ -117,7 +117,7 @@ def own_randomness(generator: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         # torch.manual_seed prepares every kind of device, which takes time at each step
         reseed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
-        reseed(generator.initial_seed())
+        reseed(generator.initial_seed() + 512)  # not the numbers that the generator itself draws
         yield
 
 

@@ -134,6 +134,8 @@ def target_with(
             if ask:
                 return ask(f, z_s, s, noisy)
             answer = f(z_s, torch.where(noisy.flatten(), time(t, s), t))
+            if answer.shape != x.shape:
+                raise ValueError("another shape")
             return torch.where(noisy, answer, clean(z_s))
 
     return wrong
@@ -276,11 +278,13 @@ def edit_with(start=True, last=True, inverted=False, after_noise=False, scale=Tr
         noise = noise or [randn_like(guess, generator) for _ in times[1:]]
         at = lambda i: times[i].expand(len(guess))
         agree = lambda x: inverse(operator(x)) + guess - x if inverted else x + inverse(y - operator(x))
-        z = (guess if start else 0 * guess) + (times[0] if scale else 1.0) * noise[0]
+        alpha, sigma = schedule(times)
+        z = alpha[0] * (guess if start else 0 * guess) + (sigma[0] if scale else 1.0) * noise[0]
         x = f(z, at(0))
         for i in range(1, len(times) - 1):
             x = x if after_noise else agree(x)
-            z = x + (times[i] ** 2 - times[-1] ** 2).sqrt() * noise[i]
+            keep = alpha[i] / alpha[-1]
+            z = keep * x + (sigma[i] ** 2 - (keep * sigma[-1]) ** 2).sqrt() * noise[i]
             x = f(agree(z) if after_noise else z, at(i))
         return agree(x) if last else x
 

@@ -92,7 +92,7 @@ def test_phased(short, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "plan, sentence",
-    [("4000", "a plan is a list of limit-phases"), ("9-8,9-4", "never reached"), ("10-3", "3 phases do not divide a grid of 40")],
+    [("4000", "a plan is a list of limit-phases"), ("9-8,9-4", "never reached"), ("10-3", "3 phases do not divide a grid of 40"), ("20-8,40-4", "starts after update 20, and this student has 20")],
 )  # fmt: skip
 def test_an_impossible_plan_stops_before_any_work(tmp_path, capsys, plan, sentence):
     assert go(tmp_path / "out", "--method", "phased", "--plan", plan) == 2
@@ -176,6 +176,7 @@ def test_help_and_nonsense(capsys):
         (["--updates", "5"], 2, "at least 20"),
         (["--data", "cifar"], 2, "invalid choice"),
         (["--plan", "10-1"], 2, "belong to --method phased"),
+        (["--method", "phased", "--plan", "10-1", "10-1"], 2, "given twice"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

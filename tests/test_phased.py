@@ -102,6 +102,7 @@ def loss_with(
     def wrong(student, target, teacher, x, eps, index, grid, edges, huber_c=1e-3):
         phased_loss(*[lambda z, t: z] * 3, x, eps, index, grid, edges, huber_c)  # refuses what ought to be
         student, target, teacher = evaluator(student, target, teacher)
+        grid, edges = grid.to(x), edges.to(x)
         t, s = grid[index], grid[index - 1]
         z = noisy(x, eps, t)
         e = end(t, s, edges)
@@ -111,11 +112,14 @@ def loss_with(
         gap = (e - t) if flat else column(e - t, z)
         landed = z + sign * gap * found
         with torch.set_grad_enabled(not detach):
-            z_s = small(z, teacher(z, t), t, s, x, eps)
+            v = teacher(z, t)
+            z_s = small(z, v, t, s, x, eps)
             last = target_end(t, s, edges) if target_end else e
             now = start(t, s)
             ask_at = ask(t, s)
             answer = target(z_s, torch.where(ask_at > 0, ask_at, t))
+            if answer.shape != x.shape or v.shape != x.shape:
+                raise ValueError("another shape")
             goal = wanted(z_s) if wanted else z_s + column(last - now, z) * answer
         return distance(landed - goal, huber_c)
 
@@ -142,6 +146,8 @@ def sample_with(
         stops = stops_of(stops)
         for t, s, share in zip(stops, stops[1:], shares.tolist()):
             v = velocity(z, ask(t, s).to(z).expand(len(z)))
+            if v.shape != z.shape:
+                raise ValueError("another shape")
             x, eps_hat = x_hat(z, t, v), z + (1 - t) * v
             if share > 0 and (s > 0 or last):
                 new = randn_like(z, None if globally else generator)
@@ -458,6 +464,31 @@ def test_golden_inference_of_fastvideo_and_the_double_shift():
     assert (twice - stops).abs().max() > 0.5
 
 
+def test_linear_quadratic_is_the_originals_formula():
+    """1000 levels: a line up to L, then q i^2 + l i + c with value and slope continued, 0 at i = n."""
+    n = 1000
+    for threshold, linear in ((0.025, 0.5), (0.1, 0.75)):
+        L = int(n * linear)
+        d, Q = L - threshold * n, n - L
+        q, c = d / (L * Q**2), d / (L * Q**2) * L**2
+        slope = threshold / L - 2 * d / Q**2  # l of the original
+        i = torch.arange(n + 1, dtype=torch.float64)
+        levels = torch.where(i < L, 1 - i * threshold / L, 1 - (q * i**2 + slope * i + c))
+        torch.testing.assert_close(linear_quadratic_grid(n, threshold, linear, torch.float64), levels.flip(0))
+
+
+def test_lcm_samples_with_renoise():
+    """f on the levels of lcm_timesteps: x <- sqrt(abar) f + sqrt(1 - abar) noise, no noise after the last f."""
+    schedule = tabulated((1 - beta_table("scaled_linear")).cumprod(0))
+    f = lcm.lcm_function(lambda z, t: torch.tanh(z) * column(t, z))
+    z, *noise = torch.randn(4, 8, 2, dtype=torch.float64)
+    times = torch.cat([(torch.tensor(lcm_timesteps(4)) + 1).double() / 1000, exact(0.0)])
+    x = f(z, times[:1].expand(8))
+    for t, n in zip(times[1:-1], noise):
+        x = f(mix(x, n, t.expand(8), schedule), t.expand(8))
+    torch.testing.assert_close(renoise(f, z, times, schedule, noise=noise), x)
+
+
 def test_golden_steps():
     """The full distillation step, for 1, 2 and 3 phases and three kinds of guidance."""
     given, table = GOLDEN["distill_step_inputs"], GOLDEN["sigma_table"]["N10_shift3"]
@@ -668,7 +699,7 @@ def test_bad_input(unchecked_shapes):
         (lambda: phases_at([], 1), "at least one entry"),
         (lambda: phase_grid(0), "at least one step"),
         (lambda: phase_grid(5, -1.0), "shift must be positive"),
-        (lambda: linear_quadratic_grid(5, 2.0), "between 0 and 1"),
+        (lambda: linear_quadratic_grid(5, 2.0), "need n >= 1 and 0 < threshold"),
         (lambda: phase_edges(grid, 3), "Possible here: 1, 2, 5, 10"),
         (lambda: phase_edges(grid.flip(0), 2), "rises from 0 to 1"),
         (lambda: phase_end(torch.zeros(1), grid), "must lie above 0"),
@@ -679,7 +710,21 @@ def test_bad_input(unchecked_shapes):
         (lambda: phased_loss(net, net, net, x, x, torch.tensor([1, 2]), grid, grid, -1.0), "huber_c"),
         (lambda: phased_sample(net, x, grid), "stops are noise levels that fall"),
         (lambda: phased_sample(net, x, grid.flip(0), 2.0), "fresh is a share"),
-        (lambda: tcd_fresh(grid, -0.1), "gamma must be between"),
+        (lambda: tcd_fresh(grid[:-1], -0.1), "gamma must be between"),
+        (lambda: tcd_fresh(grid, 0.5), "arrived at"),
+        (lambda: phased_sample(net, x, grid.flip(0), grid), "need 10 shares"),
+        (
+            lambda: phased_loss(net, net, net, x, x, torch.tensor([1.0, 2.0]), grid, grid),
+            "index from 1 to 10",
+        ),
+        (
+            lambda: phased_loss(net, net, net, x, x, torch.tensor([1, 2]), grid, torch.tensor([0, 0.33, 1])),
+            "levels of the grid",
+        ),
+        (
+            lambda: phased_loss(net, lambda z, t: z[:1], net, x, x, torch.tensor([5, 2]), grid, grid),
+            "returned shape",
+        ),
         (lambda: aged_student(net, grid, grid, -1), "counts sweeps from 0"),
         (lambda: lcm.lcm_timesteps(60), "need steps <= 50"),
         (lambda: lcm.guidance_embedding(torch.ones(1), 5), "even"),

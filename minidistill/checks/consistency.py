@@ -150,6 +150,19 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
             f"Distillation: f where one {solver} step of the teacher from z_t lands, not at x + s eps.",
         )
 
+    # a teacher that knows its time, on every schedule, where some steps end at 0
+    timed = lambda z, t: 0.2 * z + torch.sin(z) + column(t, z).cos()
+    u, v = exact(0.9, 0.8, 0.6, 0.3), exact(0.8, 0.5, 0.0, 0.1)
+    for schedule, late, soon in ((edm, t, s), (cosine, u, v), (rectified_flow, u, v)):
+        alpha, sigma = (column(c, x) for c in schedule(late))
+        for solver in ("euler", "heun"):
+            z_s = consistency.ode_step(timed, alpha * x + sigma * eps, late, soon, schedule, solver)
+            landed = torch.where(column(soon, x) > 0, smooth(z_s, soon), z_s)
+            found = consistency_target(smooth, x, eps, late, soon, schedule, timed, solver)
+            close(
+                found, landed, f"The teacher steps on this schedule, from z_t, asked at t: one {solver} step."
+            )
+
     # the clean end: the target is z_s, and f, which may take log(0), is asked at another time or not used
     early = exact(0.0, 0.5, 0.0, 0.002)
     batches = []
@@ -204,6 +217,10 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
         (late[:1], late / 2, "One t for four s"),
     ):
         refuses(lambda: consistency_target(smooth, x, eps, t, s, edm), f"{what} must be refused.")
+    refuses(
+        lambda: consistency_target(lambda z, t: z[:, :1], x, eps, late, late / 2, edm),
+        "An f that returns another shape must be refused.",
+    )
     refuses(
         lambda: consistency_target(smooth, x, eps[:1], late, late / 2, edm),
         "One noise for four samples must be refused: it would be broadcast.",
@@ -282,6 +299,18 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
                 )
                 close(grad, right, hint)
 
+    timed = lambda z, t: 0.2 * z + torch.sin(z) + column(t, z).cos()
+    u, v = exact(0.9, 0.8, 0.6, 0.3), exact(0.8, 0.5, 0.0, 0.1)
+    tiny = exact(60.0, 0.5, 0.8, 1e-3)
+    for schedule, late, soon in ((edm, t, tiny), (cosine, u, v), (rectified_flow, u, v)):
+        loss = consistency_loss(f, x, eps, late, soon, schedule, 0.3, timed)
+        target = consistency.consistency_target(f, x, eps, late, soon, schedule, timed)
+        alpha, sigma = (column(c, x) for c in schedule(late))
+        expected = consistency.pseudo_huber(f(alpha * x + sigma * eps, late) - target, 0.3)
+        close(
+            loss.detach(), expected.detach(), "On every schedule: z_t = alpha_t x + sigma_t eps, and f at t."
+        )
+
     # dropout: both passes must drop the same units, and the next call others
     torch.manual_seed(seed)
     drop, seen = nn.Dropout(0.5), []
@@ -299,6 +328,15 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[3]), hint
     assert not torch.equal(seen[0], seen[2]), (
         "The next call must draw another mask: do not fix the seed, put the state back for one pass only."
+    )
+
+    torch.manual_seed(seed)
+    consistency_loss(lambda z, t: drop(z), x, eps, *mixed, edm)
+    after = torch.rand(3)
+    torch.manual_seed(seed)
+    drop(x)
+    assert torch.equal(after, torch.rand(3)), (
+        "The global random state must move on by one pass: do not seed it, and do not put it back twice."
     )
 
     # the truth: zero for an exact step of the ODE, and above zero for training, whose z_s scatters
@@ -387,7 +425,7 @@ def check_ect_weight(ect_weight=consistency.ect_weight, seed: int = 0) -> None:
 def check_ect_loss(ect_loss=consistency.ect_loss, seed: int = 0) -> None:
     """The parts in their places, by hand, on every option."""
     x, eps = numbers(2, 4, 4, 4, 4, seed=seed)
-    t = exact(0.05, 0.821, 3.0, 20.0)
+    t = exact(0.05, 0.821, 3.0, 300.0)
     f = lambda z, t: smooth(z / 5, t)
     for a, options in (
         (1, {}),
@@ -415,6 +453,15 @@ def check_ect_loss(ect_loss=consistency.ect_loss, seed: int = 0) -> None:
     ours = consistency.consistency_loss(lambda z, t: weight * f(z, t), x, eps, t, s, edm) / (t - s)
     right = torch.autograd.grad(ours.sum(), weight)[0]
     close(found, right, "The gradient flows through the noisier side only.", 1e-8, 1e-8)
+    logarithmic = lambda z, t: z * column(t.log(), z)
+    assert ect_loss(logarithmic, x, eps, t, 1).isfinite().all(), (
+        "Not finite: where s = 0 the target is x, and f's answer, perhaps log(0), may not be used."
+    )
+    torch.manual_seed(seed)
+    drop, seen = nn.Dropout(0.5), []
+    ect_loss(lambda z, t: seen.append(drop(torch.ones_like(z))) or seen[-1], x, eps, t, 4)
+    assert len(seen) == 2 and torch.equal(*seen), "Both passes need the same dropout mask."
+    assert ect_loss(f, x.float(), eps.float(), t.float(), 4).dtype == torch.float32, "float32 stays float32."
     refuses(lambda: ect_loss(f, x, eps, 0 * t, 4), "t = 0 must be refused.")
     refuses(lambda: ect_loss(f, x, eps, t, 0), "a = 0 must be refused.")
     refuses(lambda: ect_loss(f, x, eps, t, 4, c=-1.0), "A negative c must be refused.")

@@ -4,7 +4,7 @@ import torch
 
 from minidistill import editing
 from minidistill.checks import close, refuses
-from minidistill.schedules import edm
+from minidistill.schedules import edm, rectified_flow
 
 MASK = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 
@@ -45,6 +45,16 @@ def check_edit(edit=editing.edit, seed: int = 0) -> None:
             "inverted?"
         )
         close(found, expected, hint)
+    flow = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
+    y = shrink(x)
+    agree = lambda image: image + grow(y - shrink(image))
+    expected = agree(f(0.5 * agree(f(n1, full(1.0))) + 0.5 * n2, full(0.5)))
+    found = edit(f, y, shrink, grow, flow, rectified_flow, noise=[n1, n2])
+    close(found, expected, "On every schedule: alpha and sigma of this schedule, at the start as well.")
+    inputs = []
+    recorded = lambda z, t: inputs.append(z) or 0 * z
+    edit(recorded, 0 * y, shrink, grow, torch.tensor([80.0, 3.0, 0.0], dtype=torch.float64), edm, generator=g)
+    assert (inputs[0] / 80 - inputs[1] / 3).abs().max() > 0.1, "Each step draws its own noise."
     once, again = (
         edit(f, shrink(x), shrink, grow, times, edm, generator=torch.Generator().manual_seed(1))
         for _ in range(2)

@@ -7,7 +7,8 @@ import torch
 from minidistill import lcm
 from minidistill.checks import close, refuses
 from minidistill.checks.phased import column, exact, student, target, teacher
-from minidistill.schedules import beta_table, tabulated
+from minidistill.samplers import ddim_step
+from minidistill.schedules import beta_table, mix, tabulated
 
 TABLE = tabulated((1 - beta_table("scaled_linear")).cumprod(0))
 
@@ -38,6 +39,20 @@ def check_lcm_scalings(lcm_scalings=lcm.lcm_scalings, seed: int = 0) -> None:
     u = (2.0 + seed) * index
     close(other[0], 0.25 / (u**2 + 0.25), "scaling multiplies the index.")
     close(other[0] + other[1] ** 2, torch.ones_like(u), "c_skip + c_out^2 = 1.")
+
+
+def check_lcm_function(lcm_function=lcm.lcm_function, seed: int = 0) -> None:
+    """The scalings by the index that the time stands for."""
+    z = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32):
+        index = torch.tensor([0, 1, 19, 999])
+        t = (index + 1).to(dtype) / 1000
+        c_skip, c_out = (column(c, z) for c in lcm.lcm_scalings(index.to(dtype)))
+        found = lcm_function(student)(z.to(dtype), t)
+        expected = c_skip * z.to(dtype) + c_out * student(z.to(dtype), t)
+        close(found, expected, "c_skip z + c_out x_hat, index = 1000 t - 1 by rounding.", 1e-6, 1e-6)
+    assert torch.equal(lcm_function(student)(z, 0 * z[:, 0, 0, 0] + 0.001), z), "At index 0, f(z) = z."
+    refuses(lambda: lcm_function(lambda z, t: z[:, :1])(z, t), "Another shape must be refused.")
 
 
 def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
@@ -73,12 +88,26 @@ def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
         by_hand = ((difference**2 + c**2).sqrt() - c).mean((1, 2, 3))
         hint = "f = c_skip z + c_out x_hat at both ends, by index; Huber for each number, then the mean."
         close(loss, by_hand, hint, 1e-9)
+    short = lcm_loss(student, target, teacher, x, eps, index % 99 + 1, TABLE, 20, 100)
+    fine = lcm_loss(student, target, teacher, x, eps, index % 99 + 1, TABLE, 20, 200)
+    assert not torch.allclose(short, fine), "table is the number of levels: t = (index + 1) / table."
     knobs = [torch.ones((), dtype=torch.float64, requires_grad=True) for _ in range(3)]
     nets = [lambda z, t, k=k, net=net: net(k * z, t) for k, net in zip(knobs, (student, target, teacher))]
     grads = torch.autograd.grad(lcm_loss(*nets, x, eps, index, TABLE).sum(), knobs, allow_unused=True)
     assert grads[0] is not None and grads[1] is None and grads[2] is None, (
         "The gradient flows through the student, not through target or teacher."
     )
+    found = torch.autograd.grad(lcm_loss(*nets, x, eps, index, TABLE, huber_c=0.5).sum(), knobs[0])[0]
+    t, earlier = (index + 1).double() / 1000, (index - 20).clamp(min=0)
+    s = (earlier + 1).double() / 1000
+    z = mix(x, eps, t, TABLE)
+    with torch.no_grad():
+        wanted = f(target, ddim_step(teacher(z, t), z, t, s, TABLE), s, earlier)
+    difference = f(lambda z, t: student(knobs[0] * z, t), z, t, index) - wanted
+    right = torch.autograd.grad(((difference**2 + 0.25).sqrt() - 0.5).mean((1, 2, 3)).sum(), knobs[0])[0]
+    close(found, right, "The gradient is that of the Huber distance.", 1e-9)
+    refuses(lambda: lcm_loss(student, target, teacher, x, eps, index, TABLE, 0), "k = 0 must be refused.")
+    refuses(lambda: lcm_loss(*nets, x, eps, index, TABLE, huber_c=-1.0), "A negative huber_c: refuse.")
     for bad in (0 * index, index + 1000, index[:1]):
         refuses(
             lambda: lcm_loss(student, target, teacher, x, eps, bad, TABLE), "Index outside 1 to 999: refuse."

@@ -91,7 +91,7 @@ def check_phase_grid(phase_grid=phased.phase_grid, seed: int = 0) -> None:
 
 def check_linear_quadratic_grid(linear_quadratic_grid=phased.linear_quadratic_grid, seed: int = 0) -> None:
     """Ends, the straight part, and one slope at the joint."""
-    for threshold, linear in ((0.025, 0.5), (0.1, 0.75), (0.3, 0.2 + 0.1 * (seed % 5))):
+    for threshold, linear in ((0.025, 0.5), (0.1, 0.75), (0.3, 0.4 + 0.1 * (seed % 5))):
         n = 1000
         grid = linear_quadratic_grid(n, threshold, linear, dtype=DOUBLE)
         assert grid.shape == (n + 1,) and abs(grid[0]) < 1e-12 and grid[-1] == 1, "Rising from 0 to 1."
@@ -109,6 +109,10 @@ def check_linear_quadratic_grid(linear_quadratic_grid=phased.linear_quadratic_gr
         assert jump < 2 * curvature.abs().max() + 1e-12, "At the joint the slope must not jump."
     refuses(lambda: linear_quadratic_grid(10, 0.1, 1.0), "A linear part of everything must be refused.")
     refuses(lambda: linear_quadratic_grid(10, 0.0, 0.5), "A threshold of 0 must be refused.")
+    refuses(lambda: linear_quadratic_grid(10, 0.9, 0.5), "A grid that would fall below 0 must be refused.")
+    for n in (1, 7, 40, 333):
+        single = linear_quadratic_grid(n, 0.1, 0.3)
+        assert single[0] == 0 and single[-1] == 1, "Both ends must be exact in float32, too."
 
 
 def check_phase_edges(phase_edges=phased.phase_edges, seed: int = 0) -> None:
@@ -286,6 +290,14 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
     grads = torch.autograd.grad(loss.sum(), knobs, allow_unused=True)
     assert grads[0] is not None, "The gradient must flow through the student's jump."
     assert grads[1] is None and grads[2] is None, "No gradient may reach target or teacher: torch.no_grad()."
+    landed = lambda k: z + column(phased.phase_end(t, edges) - t, x) * student(k * z, t)
+    with torch.no_grad():
+        z_s, end = z + column(s - t, x) * teacher(z, t), phased.phase_end(t, edges)
+        wanted = z_s + column(end - s, x) * target(z_s, torch.where(s > 0, s, t))
+    distance = ((landed(knobs[0]) - wanted) ** 2 + 0.09).sqrt() - 0.3
+    right = torch.autograd.grad(distance.mean((1, 2, 3)).sum(), knobs[0])[0]
+    found = torch.autograd.grad(phased_loss(*nets, x, eps, index, grid, edges, 0.3).sum(), knobs[0])[0]
+    close(found, right, "The gradient is that of the Huber distance: d / sqrt(d^2 + c^2), per number.", 1e-9)
     same = [lambda z, t: student(knobs[0] * z, t)] * 2
     frozen = lambda z, t: student(z, t)
     both = torch.autograd.grad(phased_loss(*same, teacher, x, eps, index, grid, edges).sum(), knobs[0])[0]
@@ -301,6 +313,10 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
     assert phased_loss(student, at_zero, teacher, x, eps, index, grid, edges).isfinite().all(), (
         "Not finite: from s = 0 the jump has length zero, and the target's answer is not needed."
     )
+    low = [a.float() for a in (x, eps)]
+    assert phased_loss(student, target, teacher, *low, index, grid, edges).dtype == torch.float32, (
+        "The loss has the dtype of x."
+    )
     for bad, what in ((0 * index, "0: it is clean, nothing starts there, and it"), (index + 1, "n + 1: it")):
         refuses(
             lambda: phased_loss(student, target, teacher, x, eps, bad, grid, edges),
@@ -314,6 +330,11 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         lambda: phased_loss(lambda z, t: z[:, :1], target, teacher, x, eps, index, grid, edges),
         "A student that returns another shape must be refused: it would be broadcast.",
     )
+    for wrong in ((student, lambda z, t: z[:, :1], teacher), (student, target, lambda z, t: z[:, :1])):
+        refuses(
+            lambda: phased_loss(*wrong, x, eps, index, grid, edges),
+            "A target or teacher that returns another shape must be refused: it would be broadcast.",
+        )
     refuses(
         lambda: phased_loss(student, target, teacher, x, eps, index, grid, edges, -1.0),
         "A negative huber_c must be refused.",
@@ -360,16 +381,26 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
             expected = (1 - s) * x_hat + s * eps_hat
         hint = (
             "(1 - s) x_hat + s eps', x_hat = z - t v, eps_hat = z + (1 - t) v, "
-            "eps' = sqrt(1 - fresh^2) eps_hat + fresh noise, drawn once per stop, but not at the last."
+            "eps' = sqrt(1 - fresh^2) eps_hat + fresh noise of z's dtype, drawn once per stop above 0."
         )
         close(found, expected, hint, 1e-9)
         straight = lambda z, t: (z - point) / column(t, z)
         end = phased_sample(straight, z, stops, fresh, generator)
         close(end, point, "When all data is one point, every sampler ends there, without noise.", 1e-9)
+    above = exact(0.9, 0.5, 0.2)  # a last stop above 0 keeps its noise
+    expected, drawn_2 = 100 * z, torch.Generator().manual_seed(3)
+    for t, s in zip(above, above[1:]):
+        v = student(expected, t.expand(4))
+        new = torch.randn(z.shape, generator=drawn_2, dtype=DOUBLE)
+        expected = (1 - s) * (expected - t * v) + s * new
+    found = phased_sample(student, 100 * z, above, 1.0, torch.Generator().manual_seed(3))
+    close(
+        found, expected, "At a last stop above 0 the state has noise of size s; x_hat is not clipped.", 1e-8
+    )
     after = torch.randn(3, generator=drawn)
     left = torch.Generator().manual_seed(3)
     phased_sample(student, z, stops, 1.0, left)
-    close(torch.randn(3, generator=left), after, "No noise is drawn for the last stop.", 0.0, 0.0)
+    close(torch.randn(3, generator=left), after, "No noise is drawn for a stop at 0.", 0.0, 0.0)
 
     # a perfect one-phase student: Euler makes the data too wide by a known factor, fresh noise keeps it
     std, noise = 0.7, torch.randn(40_000, 1, generator=g, dtype=DOUBLE)
@@ -407,6 +438,8 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
     refuses(lambda: phased_sample(student, z, stops[:1]), "A single stop must be refused.")
     refuses(lambda: phased_sample(student, z, 2 * stops), "Stops above 1 must be refused.")
     refuses(lambda: phased_sample(student, z, stops - 0.1), "Stops below 0 must be refused.")
+    refuses(lambda: phased_sample(lambda z, t: z[:, :1], z, stops), "Another shape must be refused.")
+    refuses(lambda: phased_sample(student, z, stops, exact(0.1, 0.2)), "Two shares for three stops: refuse.")
     refuses(lambda: phased_sample(student, z, stops, 1.5), "fresh above 1 must be refused.")
     refuses(lambda: phased_sample(student, z, stops, -0.1), "fresh below 0 must be refused.")
 
