@@ -15,9 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from minidistill import plots, quickstart
+from minidistill import plots, pyramid, quickstart
 from minidistill.metrics import Classifier
 from minidistill.phased import parse_plan, phase_edges, phase_grid
+from minidistill.progressive import halvings
 
 JUDGE_UPDATES = 800
 
@@ -32,10 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add(
         "--method",
-        choices=["progressive", "ect", "phased"],
+        choices=["progressive", "ect", "phased", "pyramid"],
         default="progressive",
         help="how the teacher becomes a few-step student: progressive halves its steps; ect tunes it into a "
-        "consistency model; phased teaches it to jump to phase edges",
+        "consistency model; phased teaches it to jump to phase edges; pyramid starts small and "
+        "halves the steps of each size",
     )
     add(
         "--data",
@@ -53,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     add(
         "--plan",
         nargs="+",
-        help='phased: how many phases up to which update, "200-8,400-4"; several plans share the updates of the '
-        "students (default: 1, 2 and 4 phases)",
+        help='phased: how many phases up to which update, "200-8,400-4"; several plans, several students, '
+        "which share the updates (default: 1, 2 and 4 phases)",
     )
     add("--guidance", type=float, default=1.0, help="phased: guidance scale of the teacher; 1 is none")
     add("--out", type=Path, help="where table, picture and checkpoints go (default: runs/DATA-METHOD)")
@@ -107,6 +109,14 @@ def stages(args: argparse.Namespace) -> dict[str, int]:
             return updates | {f"student {n}": u for n, u in quickstart.student_updates(args.updates).items()}
         case "ect":
             return updates | {"ect": args.updates}
+        case "pyramid":
+            side = 16 if args.data == "digits" else 32
+            found, net = pyramid.stages(quickstart.PYRAMID_CUTS), quickstart.pyramid_network(side)
+            flops = quickstart.forward_flops(net, side, found)
+            # as many training FLOPs for one stage as for all
+            updates["plain"] = max(1, round(args.updates * sum(flops) / len(flops) / flops[-1]))
+            students = halvings(quickstart.PYRAMID_STEPS)
+            return updates | {f"student {n}": args.updates // len(students) for n in students}
     plans = args.plan or [f"{args.updates // 3}-{phases}" for phases in (1, 2, 4)]
     return updates | {f"plan {text}": args.updates // len(plans) for text in plans}
 
@@ -134,12 +144,15 @@ def run(args: argparse.Namespace) -> None:
     }
     begin(args, first)
     x, y, x_test, y_test = (a.to(args.device) for a in quickstart.load(args.data, args.folder))
+    if args.method == "pyramid":
+        x, x_test = quickstart.pyramid_images(x), quickstart.pyramid_images(x_test)
     data_std = x.std().item()
     options = {"seed": args.seed, "compile": args.compile, "bf16": args.bf16}
 
     torch.manual_seed(args.seed)
     judge = Classifier(side=x.shape[-1]).to(args.device)
-    net = quickstart.network(x).to(args.device)
+    net = quickstart.pyramid_network(x.shape[-1]) if args.method == "pyramid" else quickstart.network(x)
+    net = net.to(args.device)
     teacher = copy.deepcopy(net)
 
     def stage(name: str, train: Callable, *models_and_data) -> None:
@@ -195,6 +208,27 @@ def run(args: argparse.Namespace) -> None:
                             noisy = by_flow(f"{name}, noise", student, data_std, n, fresh=1.0, seed=args.seed)
                             contestants.append(noisy)
 
+            case "pyramid":
+                by_pyramid, most = quickstart.by_pyramid, quickstart.PYRAMID_STEPS
+                found, single = pyramid.stages(quickstart.PYRAMID_CUTS), pyramid.stages([0, 1])
+                flops = quickstart.forward_flops(net, x.shape[-1], found)
+                plain, blank = copy.deepcopy(net), copy.deepcopy(net)
+                stage("teacher", quickstart.train_pyramid, net, teacher, found, x, y)
+                stage("plain", quickstart.train_pyramid, blank, plain, single, x, y)
+                contestants = [
+                    by_pyramid("teacher", teacher, found, most, flops, args.seed),
+                    by_pyramid("one size", plain, single, most * len(found), flops[-1:], args.seed),
+                ]
+                parent = teacher
+                for n in halvings(most):
+                    student = copy.deepcopy(net)
+                    stage(f"student {n}", quickstart.train_pyramid_student, student, parent, found, n, x, y)
+                    one_size = by_pyramid("one size", plain, single, n * len(found), flops[-1:], args.seed)
+                    undistilled = by_pyramid("undistilled", teacher, found, n, flops, args.seed)
+                    distilled = by_pyramid("student", student, found, n, flops, args.seed)
+                    contestants += [one_size, undistilled, distilled]
+                    parent = student
+
     if first:
         table, samples = quickstart.compare(contestants, judge, x, x_test, y_test, seed=args.seed)
         report(table, samples, args.out)
@@ -241,9 +275,10 @@ def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path)
     print(quickstart.markdown(table))
 
     # the reference, then every model in few steps
+    few = sorted({steps for _, steps in samples})[:3][-1]
     shown = [
         next(iter(samples)),
-        *sorted((k for k in samples if k[1] <= 4), key=lambda k: (k[0] != "undistilled", k)),
+        *sorted((k for k in samples if k[1] <= few), key=lambda k: (k[0] != "undistilled", k)),
     ]
     figure = plots.image_rows({f"{model}, {n}": samples[model, n] for model, n in shown})
     figure.savefig(out / "samples.png", dpi=150, bbox_inches="tight")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from minidistill import data
 from minidistill.consistency import ect_loss, ect_stage, lognormal_times
@@ -30,14 +31,23 @@ from minidistill.phased import (
     phases_at,
 )
 from minidistill.progressive import Student, diffusion_loss, halvings, progressive_loss
+from minidistill.pyramid import (
+    Stage,
+    at_level,
+    pyramid_distillation_loss,
+    pyramid_loss,
+    pyramid_sample,
+)
 from minidistill.samplers import ddim, renoise
 from minidistill.schedules import cosine, edm, randn_like, rectified_flow, time_grid
 from minidistill.train import train
 
 TEACHER_STEPS = 32  # sampling steps of the teacher
-ECT_STAGES = (
-    8  # each halves the gap between the two times that are compared: at high noise, 1/2 to 1/256 of t
-)
+PYRAMID_CUTS = [0, 1 / 3, 2 / 3, 1]  # three sizes: 4x4, 8x8 and 16x16 for digits
+PYRAMID_STEPS = 8  # sampling steps of the pyramidal teacher in each stage
+PYRAMID_BATCH = 96  # shared equally by the stages
+# each stage halves the gap between the two times that are compared: at high noise, 1/2 to 1/256 of t
+ECT_STAGES = 8
 PHASED_GRID = 40  # teacher steps that a phased student learns from: divided by 1, 2, 4 and 8 phases
 # EDM times of consistency sampling, in which the network is asked at all but the last
 ECT_TIMES = {1: [80.0, 0.0], 2: [80.0, 0.8, 0.0], 4: [80.0, 5.0, 1.0, 0.4, 0.0]}
@@ -178,6 +188,57 @@ def train_phased(
     return train(net, loss, (x, y), steps, ema=ema, ema_decay=0.95, warmup=0, **options)
 
 
+def pyramid_images(x: Tensor) -> Tensor:
+    """Images whose size can be halved twice: 8x8 digits at 16x16, 28x28 images in a frame of 2."""
+    return data.enlarge(x) if x.shape[-1] == 8 else nn.functional.pad(x, (2, 2, 2, 2), value=-1.0)
+
+
+def pyramid_network(side: int) -> DiT:
+    """A DiT for all sizes of the pyramid, up to 16 or 32; its answer is the velocity itself."""
+    return (
+        DiT(patch=2, dim=64, depth=4, classes=10)
+        if side == 16
+        else DiT(patch=4, dim=128, depth=3, classes=10)
+    )
+
+
+def forward_flops(net: DiT, side: int, found: Sequence[Stage]) -> list[int]:
+    """Floating-point operations of one forward pass for one sample, at the size of each stage."""
+    counts = []
+    for i in range(len(found)):
+        z = next(net.parameters()).new_zeros(1, net.channels, side, side)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(at_level(z, len(found) - 1 - i), z.new_ones(1))
+        counts.append(counter.get_total_flops())
+    return counts
+
+
+def train_pyramid(
+    net: DiT, ema: DiT, found: Sequence[Stage], x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
+    """Pyramidal flow matching given the label; with one stage, plain flow matching. The teacher is `ema`."""
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        u = 1 - torch.rand(len(x), generator=generator, device=x.device)
+        return pyramid_loss(net, x, randn_like(x, generator), u, found, label=y)
+
+    return train(net, loss, (x, y), steps, batch=PYRAMID_BATCH, lr=2e-3, ema=ema, **options)
+
+
+def train_pyramid_student(
+    net: DiT, teacher: DiT, found: Sequence[Stage], n: int, x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
+    """A student of n steps in each stage, from the weights of a teacher of 2 n."""
+    net.load_state_dict(teacher.state_dict())
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        index = torch.randint(1, n + 1, (len(x),), generator=generator, device=x.device)
+        noise = randn_like(x, generator)
+        return pyramid_distillation_loss(net, teacher, x, noise, index, found, n, label=y)
+
+    return train(net, loss, (x, y), steps, batch=PYRAMID_BATCH, warmup=0, **options)
+
+
 class Contestant(NamedTuple):
     """A row of the table. sample(noise, labels) -> images; paired when noise alone decides the images."""
 
@@ -185,6 +246,7 @@ class Contestant(NamedTuple):
     steps: int
     sample: Callable[[Tensor, Tensor], Tensor]
     paired: bool = True
+    mflop: float | None = None  # of a sample
 
 
 def fresh_generator(noise: Tensor, seed: int) -> torch.Generator:
@@ -235,6 +297,18 @@ def by_flow(
     return Contestant(model, steps, sample, paired=fresh == 0)
 
 
+def by_pyramid(
+    model: str, net: DiT, found: Sequence[Stage], steps: int, flops: Sequence[int], seed: int = 0
+) -> Contestant:
+    """`steps` in each stage, with the same noise in the jumps for all. A single stage is paired with none."""
+
+    def sample(noise: Tensor, labels: Tensor) -> Tensor:
+        generator = fresh_generator(noise, seed)
+        return pyramid_sample(lambda z, t: net(z, t, labels), noise, found, steps, generator=generator)
+
+    return Contestant(model, steps * len(found), sample, len(found) > 1, steps * sum(flops) / 1e6)
+
+
 @torch.no_grad()
 def compare(
     contestants: Sequence[Contestant],
@@ -262,11 +336,11 @@ def compare(
         return {"frechet": frechet, "frechet_se": frechet_se, "accuracy": accuracy}
 
     table, samples = [], {}
-    for model, steps, sample, paired in contestants:
+    for model, steps, sample, paired, mflop in contestants:
         start = time.perf_counter()
         images = samples[model, steps] = sample(noise, labels).cpu().to(x)
         seconds = time.perf_counter() - start  # .cpu() above waits for the accelerator, if there is one
-        row = {"model": model, "steps": steps}
+        row = {"model": model, "steps": steps} | ({"mflop": mflop} if mflop is not None else {})
         if paired:
             reference = samples[contestants[0].model, contestants[0].steps]
             row["distance"], row["distance_se"] = flow_map_error(images, reference)
@@ -275,16 +349,17 @@ def compare(
 
 
 def markdown(table: list[dict]) -> str:
-    """The table as people read it, distances with their standard errors."""
-
-    def cells(row: dict) -> Iterator[str]:
-        yield row["model"]
-        yield f"{row['steps']}" if "steps" in row else ""
-        yield f"{row['distance']:.4f} ± {row['distance_se']:.4f}" if "distance" in row else ""
-        yield f"{row['frechet']:.2f} ± {row['frechet_se']:.2f}"
-        yield f"{row['accuracy']:.3f}"
-        yield f"{row['seconds']:.2f}" if "seconds" in row else ""
-
-    head = ["model", "steps", "distance to teacher", "Frechet distance", "class accuracy", "seconds"]
-    lines = [head, ["---"] * len(head), *(list(cells(row)) for row in table)]
+    """The table as people read it, distances with their standard errors. Steps are network evaluations."""
+    columns = {  # title: the key that a row needs, and how it is written
+        "model": ("model", lambda row: row["model"]),
+        "steps": ("steps", lambda row: f"{row['steps']}"),
+        "MFLOP": ("mflop", lambda row: f"{row['mflop']:.0f}"),
+        "distance to teacher": ("distance", lambda row: f"{row['distance']:.4f} ± {row['distance_se']:.4f}"),
+        "Frechet distance": ("frechet", lambda row: f"{row['frechet']:.2f} ± {row['frechet_se']:.2f}"),
+        "class accuracy": ("accuracy", lambda row: f"{row['accuracy']:.3f}"),
+        "seconds": ("seconds", lambda row: f"{row['seconds']:.2f}"),
+    }
+    shown = {title: rule for title, rule in columns.items() if any(rule[0] in row for row in table)}
+    lines = [list(shown), ["---"] * len(shown)]
+    lines += [[write(row) if key in row else "" for key, write in shown.values()] for row in table]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -73,6 +73,23 @@ def test_ect(short, tmp_path, capsys):
     assert "| ect | 2 |  |" in capsys.readouterr().out
 
 
+def test_pyramid(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "PYRAMID_STEPS", 2)
+    assert go(tmp_path, "--method", "pyramid") == 0
+    rows = table(tmp_path)
+    assert [(row["model"], row["steps"]) for row in rows] == [
+        ("teacher", "6"), ("one size", "6"), ("one size", "3"), ("undistilled", "3"), ("student", "3"), ("real test data", ""),
+    ]  # fmt: skip
+    assert float(rows[1]["mflop"]) > 2.2 * float(rows[0]["mflop"])
+    assert rows[1]["distance"] == "" and float(rows[4]["distance"]) > 0 == float(rows[0]["distance"])
+    files = {"judge.pt", "teacher.pt", "plain.pt", "student-1.pt", "samples.png", "table.csv"}
+    assert files <= {path.name for path in tmp_path.iterdir()}
+    plain, pyramidal = (
+        torch.load(tmp_path / name, weights_only=True)["step"] for name in ("plain.pt", "teacher.pt")
+    )
+    assert pyramidal == 20 and 8 <= plain <= 9  # as many training FLOPs
+
+
 def test_phased(short, tmp_path, capsys):
     assert go(tmp_path, "--method", "phased", "--plan", "10-1", "4-4,10-2", "--guidance", "1.5") == 0
     rows = table(tmp_path)

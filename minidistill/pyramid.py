@@ -1,0 +1,302 @@
+"""Pyramidal flow matching: generate small first, and only the last part of the way at full resolution.
+
+    signal 0 ---- e_0                4x4     each stage is a straight flow at its own size;
+            s_1 ------ e_1           8x8     at a jump the image is enlarged, and the noise
+                   s_2 ------- 1   16x16     level goes up a little: s_i < e_{i-1}
+
+Early on, an image is so noisy that its details carry nothing: a low resolution is enough. One network sees
+every resolution. Stage i flows from start_i = (1 - s_i) n_i + s_i Up(X_{i-1}) to end_i = (1 - e_i) n_i + e_i
+X_i, where X_i is the data at that size (2x2 means), n_i the noise (twice the mean, which keeps variance 1), s
+and e are signal weights, and Up repeats each pixel 2x2 times.
+
+At a jump, Up turns the noise of a block into four equal numbers. The block's mean is right, and the rest is
+missing: noise in the three detail directions of every block. It must be fresh,
+
+    z  ->  alpha Up(z) + (1 - s) (noise - Up(Down(noise))),     alpha = s_i / e_{i-1},
+
+and then z is distributed as the start of the next stage. s follows from e, since the noise-to-signal ratio of
+the block mean stays what it is: sigma_start = shift(sigma_end, 2), with the shift of schedules.py.
+
+Jin et al. (2024), "Pyramidal flow matching for efficient video generative modeling". Their paper and their
+code differ in notation:
+
+    here                           paper                      released code
+    i = 0 the coarsest             k = K - 1 the coarsest     i = 0 the coarsest
+    start, end: signal weights     s_k, e_k                   1 - start_sigmas[i], 1 - end_sigmas[i]
+    gamma = 1/3                    gamma = -1/3               gamma = 1/3
+    local time u, 1 to 0           0 to 1                     sigmas_per_stage, 1 to 0
+    velocity start - end           end - start                start - end
+
+The network's time falls from 1 (noise) to 0 (data) over all stages together, and tells it the stage. One
+stage is plain flow matching.
+
+>>> [round(stage.start, 3) for stage in stages([0, 1 / 3, 2 / 3, 1])]
+[0.0, 0.2, 0.5]
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from einops import reduce, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from minidistill.schedules import Batch, Number, Time, like, randn_like
+
+Images = Float[Tensor, "b c h w"]
+Resized = Float[Tensor, "b c h2 w2"]  # the same images at another size
+Velocity = Callable[..., Batch]  # (z, t, **conditioning) -> d z / d time, at any of the sizes
+
+
+class Stage(NamedTuple):
+    """start, end: signal weights. alpha, beta: of the jump to it. t_start, t_end: the network's time."""
+
+    start: float
+    end: float
+    alpha: float
+    beta: float
+    gamma: float
+    t_start: float
+    t_end: float
+
+
+def stages(cuts: Sequence[Number], gamma: Number = 1 / 3) -> list[Stage]:
+    """A stage for each interval of `cuts`, the signal weights at which stages end: from 0 to 1.
+
+    start_i = e / (c (1 - e) + e) with e = end_{i-1} and c = sqrt(1 + 1 / gamma); alpha = start_i / e, and
+    beta = (1 - start_i) / sqrt(1 + gamma). Jin et al. (2024), section 3. -gamma is the correlation of the
+    fresh noise inside a block: 1/3 is the largest that exists, leaves the block mean alone, and wastes the
+    least.
+    The network's time is shared in proportion to end - start. Raises ValueError unless cuts rise from 0 to 1
+    and 0 < gamma <= 1/3.
+    """
+    if len(cuts) < 2 or cuts[0] != 0 or cuts[-1] != 1 or not all(a < b for a, b in zip(cuts, cuts[1:])):
+        raise ValueError(f"cuts must rise from 0 to 1, such as [0, 1/3, 2/3, 1], got {list(cuts)}")
+    if not 0 < gamma <= 1 / 3:
+        raise ValueError(
+            f"gamma must be in (0, 1/3]: four numbers cannot all correlate by less than -1/3, got {gamma}"
+        )
+    ratio = math.sqrt(1 + 1 / gamma)
+    starts = [0.0, *(e / (ratio * (1 - e) + e) for e in cuts[1:-1])]
+    lengths = [end - start for start, end in zip(starts, cuts[1:])]
+    found, done = [], 0.0
+    for start, before, end, length in zip(starts, cuts, cuts[1:], lengths):
+        alpha = start / before if before else 1.0
+        beta = (1 - start) / math.sqrt(1 + gamma) if before else 0.0
+        t_start, done = 1 - done, done + length / sum(lengths)
+        found.append(Stage(start, float(end), alpha, beta, gamma, t_start, max(0.0, 1 - done)))
+    return found
+
+
+# images and noise at every size
+
+
+def down(x: Images) -> Resized:
+    """The mean of each 2x2 block."""
+    return reduce(x, "b c (h p) (w q) -> b c h w", "mean", p=2, q=2)
+
+
+def up(x: Images) -> Resized:
+    """Each pixel, 2x2 times. down(up(x)) is x."""
+    return repeat(x, "b c h w -> b c (h p) (w q)", p=2, q=2)
+
+
+def at_level(x: Images, halvings: int, gain: float = 1.0) -> Resized:
+    """x, halved so many times. gain = 2 is for noise: the mean of four has half the standard deviation."""
+    side = 2**halvings
+    if x.ndim != 4 or x.shape[2] % side or x.shape[3] % side:
+        raise ValueError(
+            f"need images (b, c, height, width) with sides divisible by {side}, got {tuple(x.shape)}"
+        )
+    for _ in range(halvings):
+        x = gain * down(x)
+    return x
+
+
+def stage_pair(x: Images, noise: Images, i: int, stages: Sequence[Stage]) -> tuple[Resized, Resized]:
+    """Where stage i starts and ends for data x and noise at full size: two images of its own size.
+
+    The same noise at both ends makes the path straight: z_u = u start + (1 - u) end, velocity start - end.
+    """
+    if x.shape != noise.shape:
+        raise ValueError(f"x and noise must have one shape, got {tuple(x.shape)} and {tuple(noise.shape)}")
+    if not 0 <= i < len(stages):
+        raise ValueError(f"there are stages 0 to {len(stages) - 1}, got {i}")
+    halvings = len(stages) - 1 - i
+    data, n = at_level(x, halvings), at_level(noise, halvings, gain=2.0)
+    start = n if i == 0 else (1 - stages[i].start) * n + stages[i].start * up(down(data))
+    return start, stages[i].end * data + (1 - stages[i].end) * n
+
+
+def renoise_jump(z: Images, noise: Resized, stage: Stage) -> Resized:
+    """From the end of the stage before, z, to the start of `stage`: twice the size, noise of that size.
+
+    alpha Up(z) plus noise of covariance beta^2 in a block, -gamma beta^2 between its pixels. At gamma = 1/3
+    this is (1 - start) times the details of `noise`, and its block means are not used.
+    """
+    if z.ndim != 4 or noise.shape != (*z.shape[:2], 2 * z.shape[2], 2 * z.shape[3]):
+        raise ValueError(f"z of {tuple(z.shape)} needs noise of twice the size, got {tuple(noise.shape)}")
+    mean = up(down(noise))
+    return (
+        stage.alpha * up(z)
+        + (1 - stage.start) * (noise - mean)
+        + stage.beta * math.sqrt(1 - 3 * stage.gamma) * mean
+    )
+
+
+def network_time(u: Time, stage: Stage) -> Time:
+    """The time that the network sees at local time u, which falls from 1 to 0."""
+    return stage.t_end + (stage.t_start - stage.t_end) * u
+
+
+# training
+
+
+def split(b: int, shares: Sequence[int] | None, n_stages: int) -> list[slice]:
+    """Which samples of a batch train which stage, coarsest first, in proportion to the shares."""
+    shares = [1] * n_stages if shares is None else shares
+    if len(shares) != n_stages or min(shares) < 1:
+        raise ValueError(f"need one share, at least 1, for each of {n_stages} stages, got {list(shares)}")
+    if b % sum(shares):
+        raise ValueError(
+            f"a batch of {b} does not divide into shares of {list(shares)}: take a multiple of {sum(shares)}"
+        )
+    unit = b // sum(shares)
+    ends = [unit * sum(shares[: i + 1]) for i in range(n_stages)]
+    return [slice(end - unit * share, end) for end, share in zip(ends, shares)]
+
+
+def stage_batches(
+    x: Images, noise: Images, u: Time, stages: Sequence[Stage], shares: Sequence[int] | None
+) -> list[tuple[slice, Tensor, Tensor, Tensor]]:
+    """For each stage its part of the batch, z_u, the network's time, and the velocity start - end."""
+    batches = []
+    for i, part in enumerate(split(len(x), shares, len(stages))):
+        start, end = stage_pair(x[part], noise[part], i, stages)
+        z = like(1 - u[part], end) * end + like(u[part], start) * start
+        batches.append((part, z, network_time(u[part], stages[i]), start - end))
+    return batches
+
+
+def ask(velocity: Velocity, batches: list, packed: bool, conditioning: dict[str, Tensor]) -> list[Tensor]:
+    """The network's answer at every stage: a forward pass for each, or one for all with `velocity.packed`."""
+    parts = [{name: value[part] for name, value in conditioning.items()} for part, *_ in batches]
+    if packed:
+        answers = velocity.packed(
+            [z for _, z, _, _ in batches],
+            [t for _, _, t, _ in batches],
+            *([given[name] for given in parts] for name in conditioning),
+        )
+    else:
+        answers = [velocity(z, t, **given) for (_, z, t, _), given in zip(batches, parts)]
+    for answer, (_, z, *_) in zip(answers, batches):
+        if answer.shape != z.shape:
+            raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of {tuple(z.shape)}")
+    return answers
+
+
+def pyramid_loss(
+    velocity: Velocity,
+    x: Images,
+    noise: Images,
+    u: Time,
+    stages: Sequence[Stage],
+    shares: Sequence[int] | None = None,
+    packed: bool = False,
+    **conditioning: Tensor,
+) -> Time:
+    """Flow matching in all stages, each sample of the batch in one of them: (b,).
+
+    u: local times in (0, 1]. shares: how many samples of sum(shares) go to each stage; the batch must divide.
+    conditioning, (b, ...), is shared out with the samples. packed=True asks `velocity.packed` once for all
+    sizes, with the same result. Losses of different cuts are not comparable: their velocities differ in size.
+    """
+    if u.shape != x.shape[:1] or not ((u > 0) & (u <= 1)).all():
+        raise ValueError(
+            "need one local time in (0, 1] for each sample: 1 is the start of a stage, 0 its end"
+        )
+    batches = stage_batches(x, noise, u, stages, shares)
+    answers = ask(velocity, batches, packed, conditioning)
+    losses = [
+        (answer - target).square().reshape(len(target), -1).mean(1)
+        for answer, (*_, target) in zip(answers, batches)
+    ]
+    return torch.cat(losses)
+
+
+# sampling
+
+
+def pyramid_sample(
+    velocity: Callable[[Batch, Time], Batch],
+    noise: Images,
+    stages: Sequence[Stage],
+    steps: int | Sequence[int],
+    jumps: Sequence[Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    trajectory: bool = False,
+) -> Images | list[Images]:
+    """From noise at full size to images, by Euler steps in each stage and a jump between stages.
+
+    steps: of each stage, or one number for all. jumps: noise for each jump, at the size it leads to; else
+    drawn from the generator. Guidance: pass `guided(conditional, unconditional, scale)`. trajectory=True
+    returns the end of every stage. Raises ValueError unless there is a number of steps for each stage.
+    """
+    steps = [steps] * len(stages) if isinstance(steps, int) else list(steps)
+    if len(steps) != len(stages) or min(steps) < 1:
+        raise ValueError(f"need at least one step for each of {len(stages)} stages, got {steps}")
+    if jumps is not None and len(jumps) != len(stages) - 1:
+        raise ValueError(f"{len(stages)} stages have {len(stages) - 1} jumps, got {len(jumps)} noises")
+    z, ends = at_level(noise, len(stages) - 1, gain=2.0), []
+    for i, (stage, n) in enumerate(zip(stages, steps)):
+        if i > 0:
+            fresh = jumps[i - 1].to(z) if jumps is not None else randn_like(up(z), generator)
+            z = renoise_jump(z, fresh, stage)
+        for k in range(n, 0, -1):
+            u = torch.full((len(z),), k / n, dtype=z.dtype, device=z.device)
+            z = z - velocity(z, network_time(u, stage)) / n
+        ends.append(z)
+    return ends if trajectory else z
+
+
+# distillation: inside a stage the flow is an ordinary straight flow
+
+
+@torch.no_grad()  # a target is a constant
+def stage_target(
+    teacher: Velocity, z: Images, u: Time, n: int, stage: Stage, **conditioning: Tensor
+) -> Images:
+    """The velocity of a step 1 / n that lands where two teacher steps 0.5 / n land: the mean of their two."""
+    half = 0.5 / n
+    first = teacher(z, network_time(u, stage), **conditioning)
+    second = teacher(z - half * first, network_time(u - half, stage), **conditioning)
+    return (first + second) / 2
+
+
+def pyramid_distillation_loss(
+    student: Velocity,
+    teacher: Velocity,
+    x: Images,
+    noise: Images,
+    index: Tensor,
+    stages: Sequence[Stage],
+    n: int,
+    shares: Sequence[int] | None = None,
+    **conditioning: Tensor,
+) -> Time:
+    """Progressive distillation inside each stage, from 2 n steps to n: (b,). Salimans & Ho (2022).
+
+    index: 1 ... n for each sample; its local time is index / n. One student serves all stages.
+    """
+    if n < 1 or index.shape != x.shape[:1] or not ((index >= 1) & (index <= n)).all():
+        raise ValueError(f"need n >= 1 and one index from 1 to n = {n} for each sample")
+    batches = stage_batches(x, noise, index.to(x.dtype) / n, stages, shares)
+    answers = ask(student, batches, False, conditioning)
+    losses = []
+    for (part, z, _, _), stage, answer in zip(batches, stages, answers):
+        given = {name: value[part] for name, value in conditioning.items()}
+        target = stage_target(teacher, z, index[part].to(x.dtype) / n, n, stage, **given)
+        losses.append((answer - target).square().reshape(len(z), -1).mean(1))
+    return torch.cat(losses)
