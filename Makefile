@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed
 	$(VENV)/bin/python -m minidistill --out $(OUT) --resume
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --jaxtyping-packages=minidistill,beartype.beartype
+	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadgroup --jaxtyping-packages=minidistill,beartype.beartype
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from minidistill import consistency, editing
+from minidistill.checks import column, exact
 from minidistill.checks import consistency as checks
 from minidistill.checks import editing as edit_checks
 from minidistill.checks import parameterization as parameterization_checks
@@ -51,14 +52,6 @@ CHECKS = [
     for name in dir(module)
     if name.startswith("check_")
 ]
-
-
-def exact(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def column(c, z):
-    return c.reshape(-1, *[1] * (z.ndim - 1))
 
 
 def golden(*path):

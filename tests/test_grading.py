@@ -20,7 +20,8 @@ from minidistill.checks import schedules as checks
 from minidistill.checks.grading import attempt, grade
 from minidistill.progressive import two_step_target
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # learners see what the code itself says
+# learners see what the code itself says; one worker, for the course that is made once
+pytestmark = [pytest.mark.usefixtures("unchecked_shapes"), pytest.mark.xdist_group("grading")]
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 EXERCISES = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
 ROOT = NOTEBOOKS.parent

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from minidistill import lcm, phased
+from minidistill.checks import column, exact
 from minidistill.checks import lcm as lcm_checks
 from minidistill.checks import parameterization as parameterization_checks
 from minidistill.checks import phased as checks
@@ -42,14 +43,6 @@ CHECKS = [
     for name in dir(module)
     if name.startswith("check_")
 ]
-
-
-def exact(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def column(c, z):
-    return c.reshape(-1, *[1] * (z.ndim - 1))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

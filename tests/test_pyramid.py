@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 
 from minidistill import pyramid
+from minidistill.checks import exact
 from minidistill.checks import pyramid as checks
 from minidistill.dit import DiT
 from minidistill.parameterization import guided
@@ -36,10 +37,6 @@ from minidistill.schedules import rectified_flow, shifted
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "pyramid.json").read_text())
 CHECKS = [getattr(checks, name) for name in dir(checks) if name.startswith("check_")]
-
-
-def exact(*values):
-    return torch.tensor(values, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -8,8 +8,19 @@ when it is not. pytest runs the checks on this package, a notebook runs them on 
 with them; another `seed` means other inputs.
 """
 
+import torch
 from torch import Tensor
 from torch.testing import assert_close
+
+
+def exact(*values: int | float) -> Tensor:
+    """The numbers in float64."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def column(c: Tensor, z: Tensor) -> Tensor:
+    """One number per sample, with as many axes as z."""
+    return c.reshape(-1, *[1] * (z.ndim - 1))
 
 
 def close(actual: Tensor, expected: Tensor, hint: str, atol: float = 1e-10, rtol: float = 1e-10) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from minidistill import consistency
-from minidistill.checks import close, refuses
+from minidistill.checks import close, column, exact, refuses
 from minidistill.checks.oracle import mixture
 from minidistill.oracle import Gaussian
 from minidistill.schedules import cosine, edm, karras_sigmas, rectified_flow
@@ -19,14 +19,6 @@ from minidistill.schedules import cosine, edm, karras_sigmas, rectified_flow
 def numbers(*shape: int, seed: int) -> torch.Tensor:
     """Unit Gaussian numbers in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def exact(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def column(c: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    return c.reshape(-1, *[1] * (z.ndim - 1))
 
 
 def smooth(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@ import math
 import torch
 
 from minidistill import lcm
-from minidistill.checks import close, refuses
-from minidistill.checks.phased import column, exact, student, target, teacher
+from minidistill.checks import close, column, exact, refuses
+from minidistill.checks.phased import student, target, teacher
 from minidistill.samplers import ddim_step
 from minidistill.schedules import beta_table, mix, tabulated
 

@@ -9,19 +9,11 @@ import math
 import torch
 
 from minidistill import phased
-from minidistill.checks import close, refuses
+from minidistill.checks import close, column, exact, refuses
 from minidistill.checks.oracle import mixture
 from minidistill.schedules import rectified_flow
 
 DOUBLE = torch.float64
-
-
-def exact(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=DOUBLE)
-
-
-def column(c: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    return c.reshape(-1, *[1] * (z.ndim - 1))
 
 
 def shift(u: torch.Tensor, a: float) -> torch.Tensor:
