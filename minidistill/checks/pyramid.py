@@ -39,14 +39,14 @@ def check_stages(stages=pyramid.stages, seed: int = 0) -> None:
     """Closed forms, the shift of SD3, the times, and refusals."""
     for k in (1, 2, 3, 4):
         found = stages([i / k for i in range(k + 1)])
-        assert len(found) == k, f"{k + 1} cuts make {k} stages."
+        assert len(found) == k, f"One stage for each interval: {k} here, not {len(found)}."
         for i, stage in enumerate(found):
             assert abs(stage.end - (i + 1) / k) < 1e-12, (
                 "A stage ends at its upper cut: end is the signal weight."
             )
             assert abs(stage.start - i / (2 * k - i)) < 1e-12, (
                 f"Even cuts: start_i = i / (2 K - i); stage {i} of {k} starts at {stage.start:.4f}. It is "
-                "e / (c (1 - e) + e), e of the stage before."
+                "e / (c (1 - e) + e), e of the stage before, c = sqrt(1 + 1 / gamma) = 2."
             )
     table = (  # numbers of the released code: cuts, gamma, starts, alphas, betas
         ([0, 0.5, 1], 0.25, [0.309017], [0.618034], [0.618034]),
@@ -57,6 +57,7 @@ def check_stages(stages=pyramid.stages, seed: int = 0) -> None:
     for cuts, gamma, starts, alphas, betas in table:
         for stage, before, *numbers in zip(stages(cuts, gamma)[1:], cuts[1:], starts, alphas, betas):
             where = f"cuts {cuts}, gamma {gamma:.3f}: "
+            assert stage.gamma == gamma, "A stage keeps its gamma, with its sign."
             for name, value in zip(("start", "alpha", "beta"), numbers):
                 hint = {
                     "start": "start = e / (c (1 - e) + e), c = sqrt(1 + 1 / gamma), e of the stage before.",
@@ -77,7 +78,9 @@ def check_stages(stages=pyramid.stages, seed: int = 0) -> None:
         lengths = [stage.end - stage.start for stage in found]
         for stage, following, length in zip(found, [*found[1:], None], lengths):
             share = stage.t_start - stage.t_end
-            assert abs(share - length / sum(lengths)) < 1e-9, "Times are shared in proportion to end - start."
+            assert abs(share - length / sum(lengths)) < 1e-9, (
+                "Times are shared in proportion to end - start: not equally, and not like the cuts."
+            )
             assert following is None or following.t_start == stage.t_end, "Windows of time do not overlap."
     for cuts, gamma, what in (
         ([0, 0.5, 0.5, 1], 1 / 3, "Equal cuts"),
@@ -122,7 +125,9 @@ def check_stage_pair(stage_pair=pyramid.stage_pair, seed: int = 0) -> None:
                 for _ in range(k - 1):
                     expected = 2 * halved(expected)
                 close(
-                    start, expected, "The first start is noise alone: twice the mean keeps its variance at 1."
+                    start,
+                    expected,
+                    "The first start is noise alone; each halving is twice the mean. Is it (start, end)?",
                 )
             else:
                 hint = "Halving a start gives alpha times the end of the stage before: same data, same noise."
@@ -133,12 +138,16 @@ def check_stage_pair(stage_pair=pyramid.stage_pair, seed: int = 0) -> None:
             for _ in range(k - 1 - i):
                 data = halved(data)
             seen = stage_pair(x, zero, i, found)
-            close(seen[1], stage.end * data, "The signal of an end is e_i X_i, X_i of 2x2 means.")
+            close(
+                seen[1],
+                stage.end * data,
+                "Without noise an end is e_i X_i, X_i of 2x2 means (gain 1); nothing is drawn.",
+            )
             signal = stage.start * doubled(halved(data)) if i else 0 * data
             close(
                 seen[0],
                 signal,
-                "The signal of a start is s_i Up(Down(X_i)): what the stage before could know.",
+                "Without noise a start is s_i Up(Down(X_i)): what the stage before could know.",
             )
             deaf = stage_pair(zero, noise, i, found)
             scale = 1 - stage.start
@@ -179,7 +188,7 @@ def check_renoise_jump(renoise_jump=pyramid.renoise_jump, seed: int = 0) -> None
                 close(
                     from_low,
                     stage.alpha * doubled(low),
-                    where + "alpha Up(z): every pixel repeated, times alpha.",
+                    where + "without noise, alpha Up(z): every pixel repeated, times alpha; nothing drawn.",
                 )
                 from_noise = renoise_jump(torch.zeros(len(high), 2, 2, 2, dtype=DOUBLE), high, stage)
                 a, b = from_low.flatten(1), from_noise.flatten(1)
@@ -189,9 +198,10 @@ def check_renoise_jump(renoise_jump=pyramid.renoise_jump, seed: int = 0) -> None
                 block = (same.sum(-1).flatten(1) @ same.sum(-1).flatten(1).T) > 0
                 inside = covariance[block & ~torch.eye(32, dtype=torch.bool)]
                 hint = where + (
-                    "the noise that arrives must be white, variance (1 - s)^2. Inside a block pixels have "
-                    f"covariance {inside.mean():.3f}: Up makes four equal numbers, and fresh noise must be "
-                    "correlated by -gamma inside each block, for each channel by itself."
+                    f"the noise that arrives must be white, variance (1 - s)^2 = {wanted[0, 0]:.3f}. Yours "
+                    f"has {covariance.diag().mean():.3f}, and covariance {inside.mean():.3f} inside a block. "
+                    "Up makes four equal numbers; fresh noise has variance beta^2, and covariance "
+                    "-gamma beta^2 inside each block, for each channel by itself."
                 )
                 close(covariance, wanted, hint, 1e-9)
     # a fixed sample: halving gives back what the stage before had decided
@@ -336,23 +346,32 @@ def check_pyramid_sample(pyramid_sample=pyramid.pyramid_sample, seed: int = 0) -
     noise = images(3, 1, 8, 8, seed=seed)
     jumps = [images(3, 1, 4, 4, seed=seed + 1), images(3, 1, 8, 8, seed=seed + 2)]
     asked = []
-    recorded = lambda z, t: asked.append((z.shape[-1], t)) or net(z, t)
+    recorded = lambda z, t: asked.append((z.clone(), t)) or net(z, t)
     result = pyramid_sample(recorded, noise, found, [2, 3, 1], jumps)
-    z = 4 * halved(halved(noise))
-    for i, (stage, n) in enumerate(zip(found, (2, 3, 1))):
-        z = pyramid.renoise_jump(z, jumps[i - 1], stage) if i else z
-        for step in range(n):
-            u = torch.full((3,), (n - step) / n, dtype=DOUBLE)
-            z = z - net(z, stage.t_end + (stage.t_start - stage.t_end) * u) / n
-    sizes = [size for size, _ in asked]
+    sizes = [z.shape[-1] for z, _ in asked]
     assert sizes == [2, 2, 4, 4, 4, 8], (
         f"Steps [2, 3, 1]: asked at sizes {sizes}. Is a step wasted, or one missing?"
     )
-    hint = (
-        "Noise, halved with a factor 2; Euler in even local steps; a jump before every stage but the first."
-    )
-    close(result, z, hint, 1e-9)
     assert all(t.shape == (3,) for _, t in asked), "The network gets t of shape (b,)."
+    expected, asks = 4 * halved(halved(noise)), iter(asked)
+    hint = "The first stage starts from the noise, each halving twice the mean."
+    for i, (stage, n) in enumerate(zip(found, (2, 3, 1))):
+        if i > 0:
+            expected = pyramid.renoise_jump(expected, jumps[i - 1], stage)
+            hint += f" Then renoise_jump(z, jumps[{i - 1}], stages[{i}]) before stage {i}, unclamped."
+        for step in range(n):
+            u = torch.full((3,), (n - step) / n, dtype=DOUBLE)
+            time = stage.t_end + (stage.t_start - stage.t_end) * u
+            z, t = next(asks)
+            close(z, expected, hint, 1e-9)
+            close(
+                t,
+                time,
+                "The network is told network_time(u, stage) at u = 1, ..., 1 / n: not u itself.",
+            )
+            expected = expected - net(expected, time) / n
+            hint = "A step is z - velocity / n, in local time: the velocity is start - end."
+    close(result, expected, f"{hint} Without trajectory=True the last image is returned.", 1e-9)
     twice = (pyramid_sample(net, noise, found, steps, jumps) for steps in (2, [2, 2, 2]))
     close(*twice, "An int is meant for every stage.")
     ends = pyramid_sample(net, noise, found, 2, jumps, trajectory=True)
