@@ -151,7 +151,7 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
             z_s = consistency.ode_step(timed, alpha * x + sigma * eps, late, soon, schedule, solver)
             landed = torch.where(column(soon, x) > 0, smooth(z_s, soon), z_s)
             found = consistency_target(smooth, x, eps, late, soon, schedule, timed, solver)
-            hint = "Rows with s = 0: the target is z_s, where the teacher's step lands; not x, and not f's answer."
+            hint = "Where s = 0 the target is z_s, where the teacher's step lands: not x, and not f's answer."
             close(found[soon == 0], landed[soon == 0], hint)
             hint = f"The teacher steps on this schedule, from z_t, asked at t: one {solver} step."
             close(found, landed, hint)
