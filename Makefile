@@ -1,4 +1,4 @@
-# make quickstart: from real digits to a one-step student. make test: the whole suite.
+# make quickstart: from real digits to a one-step student. make test: the tests. make lessons: every lesson, shortened.
 # On Linux, plain "torch" comes with several GB of CUDA; TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 # takes the small build for processors.
 
@@ -7,12 +7,15 @@ TORCH ?= torch
 VENV ?= .venv
 OUT ?= runs/digits-progressive
 
-.PHONY: quickstart test lint render
+.PHONY: quickstart test lessons lint render
 quickstart: $(VENV)/installed
 	$(VENV)/bin/python -m minidistill --out $(OUT) --resume
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadgroup --jaxtyping-packages=minidistill,beartype.beartype
+
+lessons: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest --numprocesses=2 -m lessons
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -1,4 +1,7 @@
-"""Every notebook runs from top to bottom, and what is committed is clean."""
+"""Every notebook runs from top to bottom, and what is committed is clean.
+
+Exercises run with the tests. Lessons, which train and draw, run with `-m lessons`, shortened, and with `-m slow`.
+"""
 
 import json
 import re
@@ -17,7 +20,11 @@ def execute(notebook, path):
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.lessons] if path in LESSONS else []) for path in NOTEBOOKS],
+    ids=lambda p: p.stem,
+)
 def test_runs(path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as for the tests in this process
     notebook = nbformat.read(path, as_version=4)
