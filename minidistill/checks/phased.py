@@ -17,6 +17,7 @@ DOUBLE = torch.float64
 
 
 def shift(u: torch.Tensor, a: float) -> torch.Tensor:
+    """a u / (1 + (a - 1) u), as it is written in the papers."""
     return a * u / (1 + (a - 1) * u)
 
 
@@ -185,16 +186,18 @@ def check_jump(jump=phased.jump, seed: int = 0) -> None:
     assert torch.equal(jump(v, z, t, t), z), "A jump of length zero changes nothing."
 
 
-# three networks that have nothing in common
 def student(z, t):
+    """The first of three networks that have nothing in common."""
     return torch.tanh(z) * (1 + column(t, z)) + 0.3 * torch.sin(3 * z)
 
 
 def target(z, t):
+    """The second."""
     return torch.cos(z) - column(t, z) * z
 
 
 def teacher(z, t):
+    """The third."""
     return torch.sin(2 * z) + column(t, z).square()
 
 

@@ -18,6 +18,7 @@ CUTS = ([0, 0.3, 1], [0, 0.25, 0.6, 1], [0, 1 / 3, 2 / 3, 1])
 
 
 def images(*shape: int, seed: int) -> torch.Tensor:
+    """Unit Gaussian images in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
 
 
@@ -32,6 +33,7 @@ def halved(x: torch.Tensor) -> torch.Tensor:
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
+    """Each pixel 2x2 times, by repetition along both axes."""
     return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
