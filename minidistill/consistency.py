@@ -159,7 +159,7 @@ def consistency_loss(
 
 
 def ect_mapping(t: Time, a: Number, q: Number = 2.0, k: Number = 8.0, b: Number = 1.0) -> Time:
-    """s = t (1 - n(t) / q^a), n(t) = 1 + k sigmoid(-b t), but at least 0. Geng et al. (2024), section 3.
+    """s = t (1 - n(t) / q^a), n(t) = 1 + k sigmoid(-b t), but at least 0. Geng et al. (2024).
 
     a = 1, 2, ... is the stage. s = 0 makes it a diffusion loss: with these defaults at first for small t, and
     from a = 3 on nowhere. Above 0 each stage divides the gap t - s by q. Only q^a matters.
@@ -291,7 +291,7 @@ def ict_c(x: Batch) -> float:
 
 def trigflow(data_std: Number) -> Schedule:
     """cos t, data_std sin t for t in [0, pi / 2]: every z_t has the data's standard deviation. t = atan(sigma
-    / data_std) in EDM's sigma. Lu & Song (2024), section 3; their z is data_std eps."""
+    / data_std) in EDM's sigma. Lu & Song (2024); their z is data_std eps."""
     return lambda t: (torch.cos(t), data_std * torch.sin(t))
 
 
@@ -306,7 +306,7 @@ def scm_tangent(
 ) -> Batch:
     """cos t df/dt along the trajectory, f = cos t z - sin t data_std F(z / data_std, t) in TrigFlow.
 
-    Lu & Song (2024), section 4. slope is dz/dt: data_std F_teacher, or data_std cos t eps - sin t x. The
+    Lu & Song (2024). slope is dz/dt: data_std F_teacher, or data_std cos t eps - sin t x. The
     derivative of F is one forward-mode product, scaled by cos t sin t so that it stays bounded. `warmup`,
     from 0 to 1, is the weight of the terms that can be unstable.
     """
@@ -332,7 +332,7 @@ def scm_loss(
     """|F - stopgrad(F + g)|^2 per number, g = tangent / (|tangent| + c) for each sample: (b,).
 
     Its gradient, -2 <g, dF>, moves f against df/dt. Its value is |g|^2 per number, and |g| is near 1 whatever
-    f does: it says nothing about progress. Lu & Song (2024), section 4. net and teacher predict TrigFlow's F,
+    f does: it says nothing about progress. Lu & Song (2024). net and teacher predict TrigFlow's F,
     as `as_denoiser` defines it. The weights of the paper, the fixed and the learned one, are left out.
     """
     z = mix(x, eps, t, trigflow(data_std))

@@ -66,7 +66,7 @@ def stages(cuts: Sequence[Number], gamma: Number = 1 / 3) -> list[Stage]:
     """A stage for each interval of `cuts`, the signal weights at which stages end: from 0 to 1.
 
     start_i = e / (c (1 - e) + e) with e = end_{i-1} and c = sqrt(1 + 1 / gamma); alpha = start_i / e, and
-    beta = (1 - start_i) / sqrt(1 + gamma). Jin et al. (2024), section 3. -gamma is the correlation of the
+    beta = (1 - start_i) / sqrt(1 + gamma). Jin et al. (2024). -gamma is the correlation of the
     fresh noise inside a block: 1/3 is the largest that exists, leaves the block mean alone, and wastes the
     least.
     The network's time is shared in proportion to end - start. Raises ValueError unless cuts rise from 0 to 1
