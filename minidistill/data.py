@@ -100,6 +100,62 @@ def enlarge(x: Tensor) -> Tensor:
     return torch.tanh(3 * (larger + 0.1))
 
 
+# videos: things that move at constant speed and bounce off the walls
+
+
+def bounce(start: Tensor, velocity: Tensor, frames: int, low: float, high: float) -> Tensor:
+    """Positions (n, frames, 2) of points that start at (n, 2), move by `velocity` (n, 2) a frame, and are
+    reflected at low and high."""
+    path = start[:, None] + velocity[:, None] * torch.arange(frames)[:, None] - low
+    span = high - low
+    return low + span - (path % (2 * span) - span).abs()
+
+
+def bouncing_ball(
+    n: int, frames: int = 8, side: int = 16, speed: float = 1.5, radius: float = 2.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """n videos (n, frames, 1, side, side) of a white ball on black, and labels (n,): its first direction.
+
+    There are eight directions, label * 45 degrees from "right", turning "down". speed and radius in pixels;
+    the ball's edge is two pixels wide, so that its centre is a continuous number.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(8, (n,), generator=generator)
+    angle = label * math.pi / 4
+    velocity = speed * torch.stack([angle.sin(), angle.cos()], dim=1)  # row, column
+    low, high = radius, side - 1 - radius
+    start = low + (high - low) * torch.rand(n, 2, generator=generator)
+    centre = bounce(start, velocity, frames, low, high)
+    cells = torch.arange(side)
+    row, column = (cells - centre[..., None, axis, None] for axis in (0, 1))
+    distance = (row.mT.square() + column.square()).sqrt()
+    return (radius + 0.5 - distance).clamp(-1, 1)[:, :, None], label
+
+
+def moving_digits(
+    n: int, frames: int = 8, side: int = 16, speed: float = 1.0, split: str = "train", seed: int = 0
+):
+    """n videos"""
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = digits(split)
+    chosen = torch.randint(len(images), (n,), generator=generator)
+    angle = 2 * math.pi * torch.rand(n, generator=generator)
+    velocity = speed * torch.stack([angle.sin(), angle.cos()], dim=1)
+    low, high = 3.5, side - 4.5
+    start = low + (high - low) * torch.rand(n, 2, generator=generator)
+    centre = bounce(start, velocity, frames, low, high)
+    # bilinear: each pixel of the video asks the image at its own place
+    cells = torch.arange(side)
+    row, column = (
+        cells - centre[..., axis, None] for axis in (0, 1)
+    )  # (n, frames, side), pixels from the centre
+    place = torch.stack(torch.broadcast_tensors(column[:, :, None, :], row[:, :, :, None]), dim=-1) / 4
+    canvas = torch.nn.functional.grid_sample(
+        (images[chosen].repeat_interleave(frames, 0) + 1), place.flatten(0, 1), align_corners=False
+    )
+    return canvas.reshape(n, frames, 1, side, side) - 1, labels[chosen]
+
+
 def mnist(split: str = "train", folder: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """MNIST: 60000 "train" or 10000 "test" images (n, 1, 28, 28) and labels (n,).
 

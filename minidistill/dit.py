@@ -10,11 +10,15 @@ the identity and the network returns 0.
 
 Attention is written as two matrix products and a softmax: forward-mode derivatives go through it, which fused
 attention does not allow, and at these sizes it is as fast. Positions are sines of the patch coordinates, so
-any image size divisible by the patch works without new parameters. For points of the plane there is a small
-MLP.
+any image size divisible by the patch works without new parameters.
+
+A video is generated frame by frame: the image, and a history of earlier frames at any sizes, in one sequence.
+History tokens are placed on the image's grid and carry the sines of their age. An image is a video without a
+history, and the same weights serve both. For points of the plane there is a small MLP.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -24,6 +28,8 @@ from torch.nn import functional as F
 
 from minidistill.schedules import Batch, Time
 
+Clip = Float[Tensor, "b _ c _ _"]  # frames of a history: any number, of any size
+
 
 def sines(position: Float[Tensor, "*n"], dim: int, top: float = 256.0) -> Float[Tensor, "*n dim"]:
     """cos and sin of the position, at dim / 2 frequencies from 1 to `top` that grow by one factor."""
@@ -32,12 +38,27 @@ def sines(position: Float[Tensor, "*n"], dim: int, top: float = 256.0) -> Float[
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def patch_positions(height: int, width: int, dim: int, like: Tensor) -> Float[Tensor, "n dim"]:
-    """One vector per patch of a grid, in reading order: half of it tells the row, half the column."""
-    rows, columns = (torch.arange(size, dtype=like.dtype, device=like.device) for size in (height, width))
+def grid_positions(n: int, n_ref: int) -> Float[Tensor, " n"]:
+    """Where the centres of n cells lie on a grid of n_ref cells of the same extent: 0 ... n - 1 if n = n_ref.
+
+    Jin et al. (2024): a small frame of the past is interpolated onto the grid of the image.
+    """
+    return (torch.arange(n) + 0.5) * (n_ref / n) - 0.5
+
+
+def patch_positions(
+    height: int, width: int, dim: int, like: Tensor, grid: tuple[int, int]
+) -> Float[Tensor, "n dim"]:
+    """One vector per patch, in reading order: half of it tells the row on the `grid`, half the column."""
+    rows, columns = (grid_positions(n, n_ref).to(like) for n, n_ref in zip((height, width), grid))
     row, column = torch.meshgrid(rows, columns, indexing="ij")
     # one patch apart is at most one radian apart: neighbours look alike
     return torch.cat([sines(axis.flatten() / 64, dim // 2, top=64.0) for axis in (row, column)], dim=-1)
+
+
+def block_causal_mask(frame_ids: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
+    """Who may look at whom, row at column: a token at every token of its own frame and of older frames."""
+    return frame_ids[:, None] >= frame_ids[None, :]
 
 
 class Attention(nn.Module):
@@ -110,47 +131,77 @@ class DiT(nn.Module):
         self.modulation = zeros(nn.Linear(dim, 2 * dim))
         self.out = zeros(nn.Linear(dim, channels * patch**2))
 
-    def forward(self, z: Batch, t: Time, label: Int[Tensor, " b"] | None = None) -> Batch:
-        return self.unpatch(*self.body(self.tokens(z), self.condition(t, label)), z)
+    def forward(
+        self, z: Batch, t: Time, label: Int[Tensor, " b"] | None = None, history: Sequence[Clip] = ()
+    ) -> Batch:
+        x, frame_ids = self.sequence(z, history)
+        mask = block_causal_mask(frame_ids) if history else None
+        return self.unpatch(*self.body(x, self.condition(t, label), mask), z)
 
-    def packed(self, zs: list[Tensor], ts: list[Tensor], labels: list[Tensor] | None = None) -> list[Tensor]:
-        """forward for several sizes in one pass: their tokens share a sequence, and each image sees its own.
+    def packed(
+        self,
+        zs: Sequence[Tensor],
+        ts: Sequence[Tensor],
+        label: Sequence[Tensor] | None = None,
+        history: Sequence[Sequence[Clip]] | None = None,
+    ) -> list[Tensor]:
+        """forward for several sizes and lengths in one pass: they share a sequence, each sees itself only.
 
-        Every sequence takes the same number of images of each size: the batches' greatest common divisor of
-        sequences.
+        Every sequence takes the same number of samples of each batch: there are as many sequences as the
+        greatest common divisor of the batches.
         """
-        labels = [None] * len(zs) if labels is None else labels
+        nothing = [None] * len(zs)
         sequences = math.gcd(*(len(z) for z in zs))
-        tokens = [self.tokens(z) for z in zs]
-        each = [
-            self.condition(t, label).expand(-1, x.shape[1], -1) for t, label, x in zip(ts, labels, tokens)
-        ]
-        x, c = (
-            torch.cat([rearrange(a, "(s k) n d -> s (k n) d", s=sequences) for a in parts], dim=1)
-            for parts in (tokens, each)
-        )
-        lengths = [a.shape[1] for a in tokens for _ in range(len(a) // sequences)]
-        owner = torch.repeat_interleave(torch.tensor(lengths, device=x.device))
-        x, c = self.body(x, c, mask=owner[:, None] == owner[None, :])
-        widths = [a.shape[1] * len(a) // sequences for a in tokens]
-        back = [
-            [
-                rearrange(part, "s (k n) d -> (s k) n d", n=a.shape[1])
-                for part, a in zip(whole.split(widths, 1), tokens)
-            ]
-            for whole in (x, c)
-        ]
-        return [self.unpatch(*both, z) for *both, z in zip(*back, zs)]
+        each, frame_ids, owners = [], [], []
+        for z, t, y, past in zip(zs, ts, label or nothing, history or nothing):
+            x, ids = self.sequence(z, past or ())
+            c = self.condition(t, y).expand(-1, len(ids), -1)
+            copies = len(z) // sequences
+            each.append([rearrange(a, "(s k) n d -> s (k n) d", s=sequences) for a in (x, c)])
+            frame_ids.append(ids.repeat(copies))
+            owners.append(
+                (len(owners) + torch.arange(copies, device=z.device) / copies).repeat_interleave(len(ids))
+            )
+        owner = torch.cat(owners)
+        mask = block_causal_mask(torch.cat(frame_ids)) & (owner[:, None] == owner[None, :])
+        x, c = self.body(*(torch.cat(parts, dim=1) for parts in zip(*each)), mask)
+        widths = [part.shape[1] for part, _ in each]
+        answers = []
+        for z, *both in zip(zs, x.split(widths, 1), c.split(widths, 1)):
+            answers.append(
+                self.unpatch(
+                    *(rearrange(a, "s (k n) d -> (s k) n d", k=len(z) // sequences) for a in both), z
+                )
+            )
+        return answers
 
-    def tokens(self, z: Batch) -> Float[Tensor, "b n d"]:
-        """The patches of z as vectors, with their positions."""
-        if z.ndim != 4 or z.shape[1] != self.channels or z.shape[2] % self.patch or z.shape[3] % self.patch:
+    def sequence(self, z: Batch, history: Sequence[Clip]) -> tuple[Float[Tensor, "b n d"], Int[Tensor, " n"]]:
+        """All tokens, those of z last, and for each the number of its frame, oldest first."""
+        if z.ndim != 4:
             raise ValueError(
                 f"need images (b, {self.channels}, height, width) with sides divisible by {self.patch}, "
                 f"got {tuple(z.shape)}"
             )
-        x = self.patches(rearrange(z, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch))
-        return x + patch_positions(z.shape[2] // self.patch, z.shape[3] // self.patch, self.dim, like=x)
+        grid = tuple(side // self.patch for side in z.shape[2:])
+        clips = [self.tokens(clip, grid) for clip in (*history, z[:, None])]
+        counts = [count for x in clips for count in [x.shape[2]] * x.shape[1]]  # tokens of each frame
+        ages = torch.arange(len(counts) - 1, 0, -1, dtype=z.dtype, device=z.device)
+        codes = sines(ages / 64, self.dim, top=64.0).split([x.shape[1] for x in clips[:-1]])
+        clips[:-1] = [x + rearrange(code, "k d -> k 1 d") for x, code in zip(clips, codes)]
+        x = torch.cat([rearrange(x, "b k n d -> b (k n) d") for x in clips], dim=1)
+        return x, torch.repeat_interleave(torch.tensor(counts, device=z.device))
+
+    def tokens(self, clip: Clip, grid: tuple[int, int]) -> Float[Tensor, "b k n d"]:
+        """The patches of every frame as vectors, with their positions on the grid."""
+        _, _, channels, height, width = clip.shape
+        if channels != self.channels or height % self.patch or width % self.patch:
+            raise ValueError(
+                f"need frames of {self.channels} channels with sides divisible by {self.patch}, "
+                f"got {tuple(clip.shape[2:])}"
+            )
+        patches = rearrange(clip, "b k c (h p) (w q) -> b k (h w) (c p q)", p=self.patch, q=self.patch)
+        x = self.patches(patches)
+        return x + patch_positions(height // self.patch, width // self.patch, self.dim, x, grid)
 
     def condition(self, t: Time, label: Int[Tensor, " b"] | None) -> Float[Tensor, "b 1 d"]:
         """One vector from the time and the class."""
@@ -165,9 +216,10 @@ class DiT(nn.Module):
 
     def unpatch(self, x: Tensor, c: Tensor, z: Batch) -> Batch:
         """The last layer, and patches put together to the shape of z."""
+        height, width = (side // self.patch for side in z.shape[2:])
+        x, c = x[:, -height * width :], c[:, -height * width :]  # of a sequence with a history, the image
         shift, scale = rearrange(self.modulation(c), "b m (two d) -> two b m d", two=2)
         x = self.out(normalize(x) * (1 + scale) + shift)
-        height = z.shape[2] // self.patch
         return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=height, p=self.patch, q=self.patch)
 
 

@@ -180,21 +180,28 @@ def stage_batches(
     return batches
 
 
-def ask(velocity: Velocity, batches: list, packed: bool, conditioning: dict[str, Tensor]) -> list[Tensor]:
-    """The network's answer at every stage: a forward pass for each, or one for all with `velocity.packed`."""
-    parts = [{name: value[part] for name, value in conditioning.items()} for part, *_ in batches]
+def ask(velocity: Velocity, batches: list, packed: bool, given: list[dict]) -> list[Tensor]:
+    """The network's answer to every batch: a forward pass for each, or one for all with `velocity.packed`.
+
+    given: for each batch its conditioning, by name.
+    """
     if packed:
         answers = velocity.packed(
             [z for _, z, _, _ in batches],
             [t for _, _, t, _ in batches],
-            *([given[name] for given in parts] for name in conditioning),
+            **{name: [one[name] for one in given] for name in given[0]},
         )
     else:
-        answers = [velocity(z, t, **given) for (_, z, t, _), given in zip(batches, parts)]
+        answers = [velocity(z, t, **one) for (_, z, t, _), one in zip(batches, given)]
     for answer, (_, z, *_) in zip(answers, batches):
         if answer.shape != z.shape:
             raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of {tuple(z.shape)}")
     return answers
+
+
+def shared_out(conditioning: dict[str, Tensor], batches: list) -> list[dict]:
+    """For each stage the conditioning of its samples."""
+    return [{name: value[part] for name, value in conditioning.items()} for part, *_ in batches]
 
 
 def pyramid_loss(
@@ -218,7 +225,7 @@ def pyramid_loss(
             "need one local time in (0, 1] for each sample: 1 is the start of a stage, 0 its end"
         )
     batches = stage_batches(x, noise, u, stages, shares)
-    answers = ask(velocity, batches, packed, conditioning)
+    answers = ask(velocity, batches, packed, shared_out(conditioning, batches))
     losses = [
         (answer - target).square().reshape(len(target), -1).mean(1)
         for answer, (*_, target) in zip(answers, batches)
@@ -293,10 +300,10 @@ def pyramid_distillation_loss(
     if n < 1 or index.shape != x.shape[:1] or not ((index >= 1) & (index <= n)).all():
         raise ValueError(f"need n >= 1 and one index from 1 to n = {n} for each sample")
     batches = stage_batches(x, noise, index.to(x.dtype) / n, stages, shares)
-    answers = ask(student, batches, False, conditioning)
+    given = shared_out(conditioning, batches)
+    answers = ask(student, batches, False, given)
     losses = []
-    for (part, z, _, _), stage, answer in zip(batches, stages, answers):
-        given = {name: value[part] for name, value in conditioning.items()}
-        target = stage_target(teacher, z, index[part].to(x.dtype) / n, n, stage, **given)
+    for (part, z, _, _), stage, answer, one in zip(batches, stages, answers, given):
+        target = stage_target(teacher, z, index[part].to(x.dtype) / n, n, stage, **one)
         losses.append((answer - target).square().reshape(len(z), -1).mean(1))
     return torch.cat(losses)

@@ -65,7 +65,7 @@ def test_a_patch_stays_where_it_is():
 
 
 def test_positions_are_different_and_neighbours_alike():
-    positions = patch_positions(6, 5, 16, like=torch.zeros(1))
+    positions = patch_positions(6, 5, 16, torch.zeros(1), (6, 5))
     distance = torch.cdist(positions, positions) + 9 * torch.eye(30)
     assert positions.shape == (30, 16) and distance.min() > 0.05
     assert distance[0].argmin().item() in (1, 5)  # the next column, or the next row

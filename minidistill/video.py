@@ -1,0 +1,226 @@
+"""Video, frame by frame: a pyramid in time on top of the pyramid in space.
+
+    stage    the past, oldest first          the frame that is made       3 stages, 8 frames
+      0      4x4  4x4  4x4  4x4  4x4  4x4  4x4  |  4x4
+      1      4x4  4x4  4x4  4x4  4x4  4x4  8x8  |  8x8
+      2      4x4  4x4  4x4  4x4  4x4  8x8 16x16 | 16x16
+
+Each frame goes through the stages of pyramid.py, and the network looks at the frames before it. A past at
+full size would cost far more than the frame itself, and is not needed: of the newest frame one wants the
+details, of the older ones where things were and how they moved. So the newest frame is seen at the size of
+the stage, each older one a size smaller, and all that are older at the smallest size.
+
+A first frame has no past and is an image: the same network makes images and videos, and learns from both.
+Without one it starts from a class label alone, with one given it continues a picture, with several a video.
+
+The network learns from true frames and is later shown its own, which are not perfect. So in training, and
+only then, the past is mixed with a little noise. Inside the network (dit.py) a token may look at its own
+frame and at older ones, and the places of a small frame are interpolated onto the grid of the stage.
+
+Jin et al. (2024), "Pyramidal flow matching for efficient video generative modeling". Stages are counted from
+the coarsest, 0, and so are levels, the sizes of the frames of the past.
+
+>>> history_layout(8, 2, 3)
+[(5, 0), (1, 1), (1, 2), (1, 2)]
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from minidistill.dit import Clip
+from minidistill.dit import block_causal_mask as block_causal_mask  # the network's part of this idea
+from minidistill.dit import grid_positions as grid_positions
+from minidistill.parameterization import guided
+from minidistill.pyramid import Images, Stage, ask, at_level, pyramid_sample, stage_batches
+from minidistill.schedules import Batch, Number, Time, like, randn_like
+
+Video = Float[Tensor, "b frames c h w"]
+Given = Float[Tensor, "b given c h w"]
+Velocity = Callable[..., Batch]  # (z, t, history=[...], **conditioning): clips of the past, oldest first
+
+# the past, and what it costs
+
+
+def history_layout(frames: int, stage: int, n_stages: int) -> list[tuple[int, int]]:
+    """(count, level) of the frames that the network sees, oldest first; the last is the one that is made.
+
+    frames counts that one too: 1 is an image. Level i is the size of stage i. Raises ValueError for less than
+    one frame, and for a stage that does not exist.
+    """
+    if frames < 1 or not 0 <= stage < n_stages:
+        raise ValueError(
+            f"need at least one frame and a stage from 0 to {n_stages - 1}, got {frames} and {stage}"
+        )
+    layout, past, level = [(1, stage)], frames - 1, stage
+    while past:
+        newest = len(layout) == 1
+        count = past if level == 0 and not newest else 1
+        layout.append((count, level))
+        past, level = past - count, max(level - 1, 0)
+    return layout[::-1]
+
+
+def history(past: Video, stage: int, n_stages: int) -> list[Clip]:
+    """The frames of the past as the network sees them at a stage: clips (b, count, c, height, width)."""
+    layout = history_layout(past.shape[1] + 1, stage, n_stages)[:-1]
+    clips = []
+    for clip, (count, level) in zip(past.split([count for count, _ in layout], dim=1), layout):
+        smaller = at_level(rearrange(clip, "b k c h w -> (b k) c h w"), n_stages - 1 - level)
+        clips.append(rearrange(smaller, "(b k) c h w -> b k c h w", k=count))
+    return clips
+
+
+def corrupt(clips: Sequence[Clip], sigma: Time, generator: torch.Generator | None = None) -> list[Clip]:
+    """(1 - sigma) clip + sigma noise: one sigma for all frames of a sample, noise for each pixel.
+
+    For training only, with sigma uniform from 0 to 1/3 in the released code. The network is not told sigma.
+    """
+    return [like(1 - sigma, clip) * clip + like(sigma, clip) * randn_like(clip, generator) for clip in clips]
+
+
+def count_tokens(layout: Sequence[tuple[int, int]], n_stages: int, full: int) -> int:
+    """The tokens of a layout: `full` in a frame at full size, a quarter at each level below."""
+    side = 4 ** (n_stages - 1)
+    if full < 1 or full % side:
+        raise ValueError(f"{n_stages} stages need a multiple of {side} tokens at full size, got {full}")
+    return sum(count * full // 4 ** (n_stages - 1 - level) for count, level in layout)
+
+
+def forward_flops(tokens: int, dim: int, depth: int = 1) -> int:
+    """Floating-point operations of the blocks: 24 n d^2 in the linear layers, 4 n^2 d to attend."""
+    return depth * (24 * tokens * dim**2 + 4 * tokens**2 * dim)
+
+
+def video_flops(
+    frames: int, steps: Sequence[int], full: int, dim: int, depth: int = 1, given: int = 0
+) -> int:
+    """Floating-point operations of a video, frame by frame, in so many steps for each stage.
+
+    The first `given` frames are not made. One stage means a past at full size. Guidance asks twice.
+    """
+    return sum(
+        n * forward_flops(count_tokens(history_layout(frame, i, len(steps)), len(steps), full), dim, depth)
+        for frame in range(given + 1, frames + 1)
+        for i, n in enumerate(steps)
+    )
+
+
+# training
+
+
+def video_loss(
+    velocity: Velocity,
+    x: Video,
+    noise: Images,
+    u: Time,
+    frames: Sequence[int],
+    stages: Sequence[Stage],
+    sigma: Time | None = None,
+    generator: torch.Generator | None = None,
+    shares: Sequence[int] | None = None,
+    packed: bool = False,
+    **conditioning: Tensor,
+) -> Time:
+    """pyramid_loss of one frame of each video, given the true frames before it: (b,).
+
+    frames: how many of a video's frames are used. The last of them is predicted; 1 makes an image of it, and
+    then this is pyramid_loss. noise, (b, c, h, w), and the local times u are that frame's; sigma corrupts the
+    past, with noise from the generator. Samples of one stage and one length share a forward pass, or all
+    share one with packed=True, to the same result.
+    """
+    if x.ndim != 5 or len(frames) != len(x) or not all(1 <= f <= x.shape[1] for f in frames):
+        raise ValueError(
+            "need videos (b, frames, c, height, width) and for each the number of frames to use, "
+            f"got {tuple(x.shape)} and {list(frames)}"
+        )
+    if u.shape != x.shape[:1] or not ((u > 0) & (u <= 1)).all():
+        raise ValueError(
+            "need one local time in (0, 1] for each sample: 1 is the start of a stage, 0 its end"
+        )
+    if sigma is not None and (sigma.shape != x.shape[:1] or not ((sigma >= 0) & (sigma < 1)).all()):
+        raise ValueError("need one sigma in [0, 1) for each sample: how much of its past is noise")
+    last = torch.stack([video[f - 1] for video, f in zip(x, frames)])
+    batches, given = [], []
+    for i, (part, z, t, target) in enumerate(stage_batches(last, noise, u, stages, shares)):
+        for length in sorted(set(frames[part])):
+            rows = [row for row, f in enumerate(frames[part]) if f == length]
+            index = [part.start + row for row in rows]
+            clips = history(x[index, : length - 1], i, len(stages))
+            if sigma is not None:
+                clips = corrupt(clips, sigma[index], generator)
+            batches.append((index, z[rows], t[rows], target[rows]))
+            given.append({name: value[index] for name, value in conditioning.items()} | {"history": clips})
+    losses = [
+        (answer - target).square().reshape(len(target), -1).mean(1)
+        for answer, (*_, target) in zip(ask(velocity, batches, packed, given), batches)
+    ]
+    order = torch.tensor([j for index, *_ in batches for j in index], device=x.device)
+    return torch.cat(losses)[order.argsort()]
+
+
+# generation
+
+
+def rollout(
+    velocity: Velocity,
+    noise: Video,
+    stages: Sequence[Stage],
+    steps: int | Sequence[int],
+    given: Given | None = None,
+    first_steps: int | Sequence[int] | None = None,
+    unconditional: Velocity | None = None,
+    guidance: tuple[Number, Number] = (1.0, 1.0),
+    memory: int | None = None,
+    jumps: Sequence[Sequence[Tensor]] | None = None,
+    generator: torch.Generator | None = None,
+) -> Video:
+    """A video, frame by frame: each is generated from its own noise and the clean frames before it.
+
+    noise: for every frame, (b, frames, c, h, w). given: the first frames, one picture or several; their noise
+    is not used. Without them the first frame has no past: it may take other steps, `first_steps`, and
+    has its own guidance, the first of the two scales (scale 1 does not ask `unconditional`). memory: how many
+    frames of the past are seen, such as the number in training; default all. jumps: for each frame that is
+    made the noises of pyramid_sample; else drawn from the generator.
+    """
+    if noise.ndim != 5 or (given is not None and (given.ndim != 5 or given.shape[1] > noise.shape[1])):
+        raise ValueError(
+            "need noise (b, frames, c, height, width) for every frame, and no more given frames than that, "
+            f"got {tuple(noise.shape)}" + ("" if given is None else f" and {tuple(given.shape)}")
+        )
+    if given is not None and (len(given), given.shape[2:]) != (len(noise), noise.shape[2:]):
+        raise ValueError(f"given frames {tuple(given.shape)} do not fit noise {tuple(noise.shape)}")
+    if unconditional is None and tuple(guidance) != (1, 1):
+        raise ValueError(f"guidance {guidance} needs the unconditional velocity")
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory must be at least 1 frame, got {memory}")
+    frames = [] if given is None else list(given.unbind(1))
+    made = noise.shape[1] - len(frames)
+    if jumps is not None and len(jumps) != made:
+        raise ValueError(f"need noises for the jumps of {made} frames, got {len(jumps)}")
+    for k in range(made):
+        first = not frames
+        past = noise[:, :0] if first else torch.stack(frames[-(memory or 0) :], dim=1)
+        # the size of z tells the stage
+        sees = {
+            noise.shape[-1] // 2 ** (len(stages) - 1 - i): history(past, i, len(stages))
+            for i in range(len(stages))
+        }
+        sighted = [
+            lambda z, t, ask=ask: ask(z, t, history=sees[z.shape[-1]]) for ask in (velocity, unconditional)
+        ]
+        scale = guidance[0] if first else guidance[1]
+        frames.append(
+            pyramid_sample(
+                sighted[0] if scale == 1 else guided(*sighted, scale),
+                noise[:, len(frames)],
+                stages,
+                first_steps if first and first_steps is not None else steps,
+                None if jumps is None else jumps[k],
+                generator,
+            )
+        )
+    return torch.stack(frames, dim=1)
