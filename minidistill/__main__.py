@@ -7,7 +7,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from minidistill import plots, pyramid, quickstart
+from minidistill import plots, pyramid, quickstart, quickstart_video
 from minidistill.metrics import Classifier
 from minidistill.phased import parse_plan, phase_edges, phase_grid
 from minidistill.progressive import halvings
+from minidistill.train import save_atomically
 
 JUDGE_UPDATES = 800
 
@@ -28,29 +30,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m minidistill",
         description=__doc__.split(": ")[1].capitalize(),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add(
         "--method",
-        choices=["progressive", "ect", "phased", "pyramid"],
+        choices=["progressive", "ect", "phased", "pyramid", "video"],
         default="progressive",
         help="how the teacher becomes a few-step student: progressive halves its steps; ect tunes it into a "
         "consistency model; phased teaches it to jump to phase edges; pyramid starts small and "
-        "halves the steps of each size",
+        "halves the steps of each size. video makes videos frame by frame, with a small past "
+        "(default: %(default)s)",
     )
     add(
         "--data",
-        choices=["digits", "mnist", "fashion_mnist"],
-        default="digits",
-        help="digits are bundled, 8x8",
+        choices=["digits", "mnist", "fashion_mnist", "ball", "moving_digits"],
+        help="digits are bundled, 8x8; ball and moving_digits are for video "
+        "(default: digits, and ball for video)",
     )
     add("--folder", type=Path, help="where the MNIST files are; without it the cache, then a download")
     add(
         "--updates",
         type=int,
-        default=1600,
-        help="training updates of the teacher; its students together take as many",
+        help="training updates of the teacher; its students together take as many (default: 1600, and "
+        f"{quickstart_video.UPDATES} for video)",
     )
     add(
         "--plan",
@@ -58,12 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
         help='phased: how many phases up to which update, "200-8,400-4"; several plans, several students, '
         "which share the updates (default: 1, 2 and 4 phases)",
     )
-    add("--guidance", type=float, default=1.0, help="phased: guidance scale of the teacher; 1 is none")
+    add(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="phased: guidance scale of the teacher; 1, the default, is none",
+    )
     add("--out", type=Path, help="where table, picture and checkpoints go (default: runs/DATA-METHOD)")
     add("--resume", action="store_true", help="continue the run in --out")
-    add("--seed", type=int, default=0, help="all randomness: weights, batches, noise")
+    add("--seed", type=int, default=0, help="all randomness: weights, batches, noise (default: %(default)s)")
     add(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, mps, ..."
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, mps, ... (default: %(default)s)",
     )
     add("--compile", action="store_true", help="torch.compile: a slow first step, faster ones after it")
     add(
@@ -72,6 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="bfloat16 autocast: faster where the processor has it, slower elsewhere",
     )
     args = parser.parse_args(arguments)
+    video = args.method == "video"
+    args.data = args.data or ("ball" if video else "digits")
+    if args.updates is None:
+        args.updates = quickstart_video.UPDATES if video else 1600
+    if video != (args.data in ("ball", "moving_digits")):
+        parser.error(f"--method {args.method} and --data {args.data} do not go together")
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
     if args.method != "phased" and (args.plan or args.guidance != 1):
         parser.error("--plan and --guidance belong to --method phased")
@@ -103,6 +118,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def stages(args: argparse.Namespace) -> dict[str, int]:
     """Every training stage of the job, in order, and its number of updates."""
+    if args.method == "video":
+        full = quickstart_video.equal_updates(quickstart_video.network(), args.updates)
+        judge = {"judge": JUDGE_UPDATES} if args.data == "moving_digits" else {}
+        return judge | {"pyramid": args.updates, "full size": full}
     updates = {"judge": JUDGE_UPDATES, "teacher": args.updates}
     match args.method:
         case "progressive":
@@ -133,6 +152,31 @@ def check_plan(text: str, updates: int) -> list[tuple[int, int]]:
     return plan
 
 
+@contextmanager
+def training(args: argparse.Namespace, updates: dict[str, int], first: bool) -> Iterator[Callable]:
+    """stage(name, train, *models_and_data) runs one stage to its end, on the bar of the whole job."""
+    bar = tqdm(
+        total=sum(updates.values()),
+        unit=" updates",
+        smoothing=0,
+        file=sys.stderr if first else io.StringIO(),  # one bar, however many processes
+    )
+
+    def stage(name: str, train: Callable, *models_and_data) -> None:
+        bar.set_description(name)
+        start = bar.n
+        options = {"seed": args.seed, "compile": args.compile, "bf16": args.bf16}
+        checkpoint = args.out / f"{name.replace(' ', '-')}.pt"
+        for step, _ in train(*models_and_data, updates[name], checkpoint=checkpoint, **options):
+            skipped = start + step - 1 - bar.n  # steps that a checkpoint already held
+            bar.initial, bar.n = bar.initial + skipped, bar.n + skipped
+            bar.update()
+        bar.initial, bar.n = bar.initial + start + updates[name] - bar.n, start + updates[name]
+
+    with bar:
+        yield stage
+
+
 def run(args: argparse.Namespace) -> None:
     """Judge, teacher, students, then the comparison. Every stage that is finished in --out is only loaded."""
     first = not dist.is_initialized() or dist.get_rank() == 0
@@ -143,11 +187,12 @@ def run(args: argparse.Namespace) -> None:
         if name.startswith("plan ")
     }
     begin(args, first)
+    if args.method == "video":
+        return run_video(args, updates, first)
     x, y, x_test, y_test = (a.to(args.device) for a in quickstart.load(args.data, args.folder))
     if args.method == "pyramid":
         x, x_test = quickstart.pyramid_images(x), quickstart.pyramid_images(x_test)
     data_std = x.std().item()
-    options = {"seed": args.seed, "compile": args.compile, "bf16": args.bf16}
 
     torch.manual_seed(args.seed)
     judge = Classifier(side=x.shape[-1]).to(args.device)
@@ -155,24 +200,7 @@ def run(args: argparse.Namespace) -> None:
     net = net.to(args.device)
     teacher = copy.deepcopy(net)
 
-    def stage(name: str, train: Callable, *models_and_data) -> None:
-        """Run one stage to its end, on the bar of the whole job."""
-        bar.set_description(name)
-        start = bar.n
-        checkpoint = args.out / f"{name.replace(' ', '-')}.pt"
-        for step, _ in train(*models_and_data, updates[name], checkpoint=checkpoint, **options):
-            skipped = start + step - 1 - bar.n  # steps that a checkpoint already held
-            bar.initial, bar.n = bar.initial + skipped, bar.n + skipped
-            bar.update()
-        bar.initial, bar.n = bar.initial + start + updates[name] - bar.n, start + updates[name]
-
-    bar = tqdm(
-        total=sum(updates.values()),
-        unit=" updates",
-        smoothing=0,
-        file=sys.stderr if first else io.StringIO(),  # one bar, however many processes
-    )
-    with bar:
+    with training(args, updates, first) as stage:
         stage("judge", quickstart.train_judge, judge, x, y)
         match args.method:
             case "progressive":
@@ -234,6 +262,33 @@ def run(args: argparse.Namespace) -> None:
         report(table, samples, args.out)
 
 
+def run_video(args: argparse.Namespace, updates: dict[str, int], first: bool) -> None:
+    """The video job: the pyramid, then one size with as many FLOPs, then the comparison."""
+    x, y, x_test, y_test = (a.to(args.device) for a in quickstart_video.load(args.data))
+    torch.manual_seed(args.seed)
+    net = quickstart_video.network().to(args.device)
+    judge = Classifier(side=x.shape[-1]).to(args.device) if "judge" in updates else None
+    nets = {name: copy.deepcopy(net) for name in quickstart_video.SIZES}
+    with training(args, updates, first) as stage:
+        if judge is not None:
+            stage("judge", quickstart.train_judge, judge, x[:, -1], y)
+        for name, found in quickstart_video.SIZES.items():
+            stage(name, quickstart_video.train_video, copy.deepcopy(net), nets[name], found, x, y)
+    if not first:
+        return
+    for name, model in nets.items():  # without the optimizer: all that a video needs
+        run = {"data": args.data, "model": name, "seed": args.seed}
+        weights = {"ema": model.state_dict(), "run": run, "step": updates[name]}
+        save_atomically(weights, args.out / f"{name.replace(' ', '-')}-weights.pt")
+    table, samples = quickstart_video.compare(nets, x_test, y_test, judge, seed=args.seed)
+    write(table, args.out)
+    (args.out / "samples.gif").write_bytes(plots.animation(samples))
+    still = {name: videos[0] for name, videos in samples.items()}
+    figure = plots.image_rows(still, quickstart_video.FRAMES, title="one video, frame by frame")
+    figure.savefig(args.out / "samples.png", dpi=150, bbox_inches="tight")
+    print(f"\nTable, animation, picture and checkpoints are in {args.out}")
+
+
 def begin(args: argparse.Namespace, first: bool) -> None:
     """Write the settings to --out, or compare them with those of the run that is already there.
 
@@ -266,13 +321,19 @@ def begin(args: argparse.Namespace, first: bool) -> None:
         path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path) -> None:
-    """Print the table; save it, and a picture of the samples."""
+def write(table: list[dict], out: Path) -> None:
+    """Print the table, and save it."""
+    columns = {name: None for row in table for name in row}  # in the order in which they come up
     with open(out / "table.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, table[0])  # the first row has every column
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(table)
     print(quickstart.markdown(table))
+
+
+def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path) -> None:
+    """Print the table; save it, and a picture of the samples."""
+    write(table, out)
 
     # the reference, then every model in few steps
     few = sorted({steps for _, steps in samples})[:3][-1]

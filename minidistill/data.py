@@ -1,8 +1,9 @@
-"""Data: 2-D toy sets, the bundled 8x8 digits, and MNIST and Fashion-MNIST from their IDX files.
+"""Data: 2-D toy sets, the bundled 8x8 digits, videos, and MNIST and Fashion-MNIST from their IDX files.
 
-Images are float32 in [-1, 1], shape (n, 1, height, width), with labels (n,). Only MNIST and Fashion-MNIST
-need a network, once. They are looked for in the folder you give, then in the cache (~/.cache/minidistill, or
-$MINIDISTILL_CACHE), then downloaded from one mirror after the other. What is read is always checked first.
+Images are float32 in [-1, 1], shape (n, 1, height, width), with labels (n,); videos (n, frames, 1, height,
+width). Only MNIST and Fashion-MNIST need a network, once. They are looked for in the folder you give, then in
+the cache (~/.cache/minidistill, or $MINIDISTILL_CACHE), then downloaded from one mirror after the other. What
+is read is always checked first.
 
 LeCun et al. (1998); Xiao, Rasul & Vollgraf (2017); 8x8 digits: Alpaydin & Kaynak (1998), in scikit-learn.
 """
@@ -100,60 +101,61 @@ def enlarge(x: Tensor) -> Tensor:
     return torch.tanh(3 * (larger + 0.1))
 
 
-# videos: things that move at constant speed and bounce off the walls
+# videos: things that move at a constant speed and bounce off the walls
 
 
 def bounce(start: Tensor, velocity: Tensor, frames: int, low: float, high: float) -> Tensor:
-    """Positions (n, frames, 2) of points that start at (n, 2), move by `velocity` (n, 2) a frame, and are
-    reflected at low and high."""
+    """Positions (n, frames, 2) of points that start at (n, 2) and move by (n, 2) a frame, low to high."""
     path = start[:, None] + velocity[:, None] * torch.arange(frames)[:, None] - low
-    span = high - low
-    return low + span - (path % (2 * span) - span).abs()
+    return high - (path % (2 * (high - low)) - (high - low)).abs()  # there and back again
+
+
+def moving(
+    n: int, frames: int, side: int, margin: float, speed: float, angle: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """How far the rows and the columns of each frame are from the centre of what moves: (n, frames, side)."""
+    if n < 1 or frames < 1 or not 0 <= margin < (side - 1) / 2 or speed < 0:
+        raise ValueError(
+            f"need at least one video and frame, a speed of at least 0, and a side above {2 * margin + 1:g}; "
+            f"got {n} videos of {frames} frames, speed {speed}, side {side}"
+        )
+    low, high = margin, side - 1 - margin
+    start = low + (high - low) * torch.rand(n, 2, generator=generator)
+    velocity = speed * torch.stack([angle.sin(), angle.cos()], dim=1)  # rows go down, columns right
+    centre = bounce(start, velocity, frames, low, high)
+    row, column = (torch.arange(side) - centre[..., axis, None] for axis in (0, 1))
+    return row, column
 
 
 def bouncing_ball(
     n: int, frames: int = 8, side: int = 16, speed: float = 1.5, radius: float = 2.0, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """n videos (n, frames, 1, side, side) of a white ball on black, and labels (n,): its first direction.
+    """n videos (n, frames, 1, side, side) of a white ball on black, and labels (n,): its direction at first.
 
-    There are eight directions, label * 45 degrees from "right", turning "down". speed and radius in pixels;
-    the ball's edge is two pixels wide, so that its centre is a continuous number.
+    There are eight, 45 degrees apart, from 0, "right", by way of 2, "down". speed in pixels per frame; the
+    ball starts anywhere, and its edge is two pixels wide, so that its place is a continuous number.
     """
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(8, (n,), generator=generator)
-    angle = label * math.pi / 4
-    velocity = speed * torch.stack([angle.sin(), angle.cos()], dim=1)  # row, column
-    low, high = radius, side - 1 - radius
-    start = low + (high - low) * torch.rand(n, 2, generator=generator)
-    centre = bounce(start, velocity, frames, low, high)
-    cells = torch.arange(side)
-    row, column = (cells - centre[..., None, axis, None] for axis in (0, 1))
-    distance = (row.mT.square() + column.square()).sqrt()
+    row, column = moving(n, frames, side, radius, speed, label * math.pi / 4, generator)
+    distance = (row[..., :, None].square() + column[..., None, :].square()).sqrt()
     return (radius + 0.5 - distance).clamp(-1, 1)[:, :, None], label
 
 
 def moving_digits(
-    n: int, frames: int = 8, side: int = 16, speed: float = 1.0, split: str = "train", seed: int = 0
-):
-    """n videos"""
+    n: int, frames: int = 8, side: int = 16, speed: float = 1.0, split: str = "all", seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """n videos (n, frames, 1, side, side) of 8x8 digits that move in any direction, and their labels (n,)."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = digits(split)
     chosen = torch.randint(len(images), (n,), generator=generator)
     angle = 2 * math.pi * torch.rand(n, generator=generator)
-    velocity = speed * torch.stack([angle.sin(), angle.cos()], dim=1)
-    low, high = 3.5, side - 4.5
-    start = low + (high - low) * torch.rand(n, 2, generator=generator)
-    centre = bounce(start, velocity, frames, low, high)
-    # bilinear: each pixel of the video asks the image at its own place
-    cells = torch.arange(side)
-    row, column = (
-        cells - centre[..., axis, None] for axis in (0, 1)
-    )  # (n, frames, side), pixels from the centre
-    place = torch.stack(torch.broadcast_tensors(column[:, :, None, :], row[:, :, :, None]), dim=-1) / 4
-    canvas = torch.nn.functional.grid_sample(
-        (images[chosen].repeat_interleave(frames, 0) + 1), place.flatten(0, 1), align_corners=False
-    )
-    return canvas.reshape(n, frames, 1, side, side) - 1, labels[chosen]
+    row, column = moving(n, frames, side, 3.5, speed, angle, generator)
+    # each pixel asks the image at its own place, bilinear; black is 0 there, as outside
+    place = torch.stack(torch.broadcast_tensors(column[..., None, :], row[..., :, None]), dim=-1) / 4
+    still = images[chosen].repeat_interleave(frames, dim=0) + 1
+    video = torch.nn.functional.grid_sample(still, place.flatten(0, 1), align_corners=False) - 1
+    return video.unflatten(0, (n, frames)), labels[chosen]
 
 
 def mnist(split: str = "train", folder: str | Path | None = None) -> tuple[Tensor, Tensor]:

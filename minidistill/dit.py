@@ -105,10 +105,11 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """net(z, t, label=None) -> tangent: z and the result (b, channels, height, width), t an angle (b,).
+    """net(z, t, label=None, history=()) -> tangent: z and the result (b, channels, height, width), t (b,).
 
     Labels are 0 .. classes - 1; `net.null` = classes is the label that means none, for guidance, and the
-    default. Raises ValueError when the image does not divide into patches.
+    default. history: the frames before an image of a video, in clips (b, count, channels, height, width) of
+    any sizes, oldest first. Raises ValueError when an image does not divide into patches.
     """
 
     def __init__(
@@ -152,27 +153,20 @@ class DiT(nn.Module):
         """
         nothing = [None] * len(zs)
         sequences = math.gcd(*(len(z) for z in zs))
-        each, frame_ids, owners = [], [], []
+        parts, frames = [], []
         for z, t, y, past in zip(zs, ts, label or nothing, history or nothing):
-            x, ids = self.sequence(z, past or ())
-            c = self.condition(t, y).expand(-1, len(ids), -1)
-            copies = len(z) // sequences
-            each.append([rearrange(a, "(s k) n d -> s (k n) d", s=sequences) for a in (x, c)])
-            frame_ids.append(ids.repeat(copies))
-            owners.append(
-                (len(owners) + torch.arange(copies, device=z.device) / copies).repeat_interleave(len(ids))
-            )
-        owner = torch.cat(owners)
-        mask = block_causal_mask(torch.cat(frame_ids)) & (owner[:, None] == owner[None, :])
-        x, c = self.body(*(torch.cat(parts, dim=1) for parts in zip(*each)), mask)
-        widths = [part.shape[1] for part, _ in each]
+            x, frame_ids = self.sequence(z, past or ())
+            c = self.condition(t, y).expand(-1, x.shape[1], -1)
+            parts.append([rearrange(a, "(s k) n d -> s (k n) d", s=sequences) for a in (x, c)])
+            frames += [frame_ids] * (len(z) // sequences)
+        owner = torch.repeat_interleave(torch.tensor([len(ids) for ids in frames], device=x.device))
+        mask = block_causal_mask(torch.cat(frames)) & (owner[:, None] == owner[None, :])
+        whole = self.body(*(torch.cat(part, dim=1) for part in zip(*parts)), mask)
+        widths = [x.shape[1] for x, _ in parts]
         answers = []
-        for z, *both in zip(zs, x.split(widths, 1), c.split(widths, 1)):
-            answers.append(
-                self.unpatch(
-                    *(rearrange(a, "s (k n) d -> (s k) n d", k=len(z) // sequences) for a in both), z
-                )
-            )
+        for z, *part in zip(zs, *(a.split(widths, dim=1) for a in whole)):
+            x, c = (rearrange(a, "s (k n) d -> (s k) n d", k=len(z) // sequences) for a in part)
+            answers.append(self.unpatch(x, c, z))
         return answers
 
     def sequence(self, z: Batch, history: Sequence[Clip]) -> tuple[Float[Tensor, "b n d"], Int[Tensor, " n"]]:

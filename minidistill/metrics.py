@@ -6,6 +6,7 @@
     sliced_wasserstein         errors only
     frechet_distance           the field's habit: means and covariances of features. Cannot see copies
     precision_recall_coverage  quality and variety, apart
+    centre_of_brightness       where a thing is, for errors in pixels
     nearest_neighbour_ratio    0 for copies of the training set, near 1 for new samples
 
 Everything here returns plain floats or tensors and downloads nothing. Features are yours to choose, and to
@@ -139,6 +140,19 @@ def precision_recall_coverage(real: Features, fake: Others, k: int = 5) -> tuple
     in_real = distance <= radius(real)[:, None]
     in_fake = distance <= radius(fake)
     return tuple(hit.double().mean().item() for hit in (in_real.any(0), in_fake.any(1), in_real.any(1)))
+
+
+def centre_of_brightness(images: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n 2"]:
+    """Row and column of the middle of what is bright, in pixels, for images in [-1, 1].
+
+    Pixels count by the square of their brightness above -1, so that faint noise all over hardly matters.
+    """
+    weight = (images + 1).clamp(min=0).square()
+    total = weight.sum((-2, -1)).clamp(min=torch.finfo(weight.dtype).tiny)
+    row, column = (torch.arange(side, dtype=images.dtype, device=images.device) for side in images.shape[-2:])
+    return torch.stack(
+        [(weight.sum(-1) * row).sum(-1) / total, (weight.sum(-2) * column).sum(-1) / total], dim=-1
+    )
 
 
 def nearest_neighbour_ratio(samples: Batch, training: Training) -> Float[Tensor, " b"]:

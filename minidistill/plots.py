@@ -1,9 +1,12 @@
 """The figures that more than one notebook draws."""
 
+import io
+
 import matplotlib.pyplot as plt
 import torch
 from einops import rearrange
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 
@@ -27,3 +30,24 @@ def image_rows(rows: dict[str, Tensor], columns: int = 10, title: str = "") -> F
     if title:
         figure.suptitle(title, fontsize=9)
     return figure
+
+
+def animation(
+    rows: dict[str, Tensor], columns: int = 10, title: str = "", seconds: float = 0.25, dpi: int = 80
+) -> bytes:
+    """A GIF of `image_rows`, frame by frame, for each name -> (n, frames, 1, height, width)."""
+    pictures = []
+    for frame in range(min(videos.shape[1] for videos in rows.values())):
+        figure = image_rows(
+            {name: videos[:, frame] for name, videos in rows.items()},
+            columns,
+            f"{title} frame {frame}".strip(),
+        )
+        page = io.BytesIO()
+        figure.savefig(page, dpi=dpi)
+        plt.close(figure)
+        pictures.append(Image.open(page).convert("L"))
+    film = io.BytesIO()
+    options = {"append_images": pictures[1:], "duration": round(1000 * seconds), "loop": 0}
+    pictures[0].save(film, format="GIF", save_all=True, **options)
+    return film.getvalue()

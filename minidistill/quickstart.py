@@ -357,10 +357,15 @@ def markdown(table: list[dict]) -> str:
     columns = {  # title: the key that a row needs, and how it is written
         "model": ("model", lambda row: row["model"]),
         "steps": ("steps", lambda row: f"{row['steps']}"),
+        "given frames": ("given", lambda row: f"{row['given']}"),
         "MFLOP": ("mflop", lambda row: f"{row['mflop']:.0f}"),
         "distance to teacher": ("distance", lambda row: f"{row['distance']:.4f} ± {row['distance_se']:.4f}"),
         "Frechet distance": ("frechet", lambda row: f"{row['frechet']:.2f} ± {row['frechet_se']:.2f}"),
         "class accuracy": ("accuracy", lambda row: f"{row['accuracy']:.3f}"),
+        "error of the next frame, pixels": ("next", lambda row: f"{row['next']:.2f} ± {row['next_se']:.2f}"),
+        "of the last": ("last", lambda row: f"{row['last']:.2f}"),
+        "squared error": ("square", lambda row: f"{row['square']:.4f}"),
+        "shows its label": ("label", lambda row: f"{row['label']:.2f}"),
         "seconds": ("seconds", lambda row: f"{row['seconds']:.2f}"),
     }
     shown = {title: rule for title, rule in columns.items() if any(rule[0] in row for row in table)}

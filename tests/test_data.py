@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from minidistill import data
+from minidistill.metrics import centre_of_brightness
+from minidistill.quickstart_video import directions
 
 IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3]) + bytes([0, 255, 51, 102, 153, 204] * 2)
 LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3])
@@ -163,3 +165,63 @@ def test_points(name):
 def test_points_unknown():
     with pytest.raises(ValueError, match="checkerboard"):
         data.points("square", 10)
+
+
+def test_bounce_is_reflection_step_by_step():
+    generator = torch.Generator().manual_seed(0)
+    start, velocity = (
+        2 + 11 * torch.rand(50, 2, generator=generator),
+        4 * torch.randn(50, 2, generator=generator),
+    )
+    found = data.bounce(start, velocity, 12, 2.0, 13.0)
+    place, v = start.clone(), velocity.clone()
+    for frame in range(12):
+        torch.testing.assert_close(found[:, frame], place, atol=1e-4, rtol=0)
+        place = place + v
+        while (outside := (place < 2) | (place > 13)).any():
+            place = torch.where(place < 2, 4 - place, torch.where(place > 13, 26 - place, place))
+            v = torch.where(outside, -v, v)
+
+
+@pytest.mark.parametrize("make, margin", [(data.bouncing_ball, 2.0), (data.moving_digits, 3.5)])
+def test_videos(make, margin):
+    x, y = make(6, frames=9, side=20, speed=1.25)
+    assert x.shape == (6, 9, 1, 20, 20) and x.dtype == torch.float32 and y.shape == (6,)
+    assert x.min() == -1 and x.max() <= 1
+    assert torch.equal(x, make(6, frames=9, side=20, speed=1.25)[0])
+    assert not torch.equal(x, make(6, frames=9, side=20, speed=1.25, seed=1)[0])
+    still = make(3, frames=4, speed=0.0)[0]
+    assert torch.equal(still[:, 0], still[:, 3])
+    for wrong in ({"n": 0}, {"frames": 0}, {"side": 4}, {"speed": -1.0}):
+        with pytest.raises(ValueError, match="at least one video"):
+            make(**{"n": 2} | wrong)
+
+
+def test_the_ball_goes_where_its_label_says():
+    x, y = data.bouncing_ball(200, frames=3, side=24, speed=1.5)
+    place = centre_of_brightness(x[:, :, 0])
+    step = place[:, 1] - place[:, 0]
+    free = ((place > 5) & (place < 18)).all(2).all(1)  # far from every wall
+    angle = y * torch.pi / 4
+    wanted = 1.5 * torch.stack([angle.sin(), angle.cos()], dim=1)
+    assert free.sum() > 50 and (step - wanted)[free].abs().max() < 0.05
+    assert torch.equal(directions(x)[free], y[free])
+    assert sorted(set(y.tolist())) == list(range(8))
+
+
+def test_moving_digits_are_the_digits():
+    """They keep their brightness, move at their speed, and carry their own label."""
+    x, y = data.moving_digits(100, frames=4, side=24, speed=1.0, split="test")
+    images, labels = data.digits("test")
+    light = (x + 1).sum((2, 3, 4))
+    torch.testing.assert_close(light, light[:, :1].expand_as(light), rtol=1e-4, atol=0)
+    near = (light[:, :1] - (images + 1).sum((1, 2, 3))).abs() < 1e-2
+    assert all((labels[same] == label).any() for same, label in zip(near, y))
+    weight = (x + 1)[:, :, 0]
+    place = (
+        torch.stack([(weight.sum(2 + a) * torch.arange(24)).sum(-1) for a in (1, 0)], -1) / light[..., None]
+    )
+    middle = ((place > 8) & (place < 15)).all(2).all(1)
+    step = (place[:, 1:] - place[:, :-1]).norm(dim=-1)[middle]
+    assert len(step) > 10
+    torch.testing.assert_close(step, torch.ones_like(step), atol=1e-3, rtol=0)

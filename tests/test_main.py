@@ -8,9 +8,10 @@ from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 
 from minidistill import __main__ as program
-from minidistill import quickstart
+from minidistill import quickstart, quickstart_video, train
 from minidistill.__main__ import main
 from minidistill.metrics import Classifier
 
@@ -21,6 +22,8 @@ def short(monkeypatch):
     monkeypatch.setattr(quickstart, "TEACHER_STEPS", 8)
     monkeypatch.setattr(quickstart, "compare", partial(quickstart.compare, n=100))
     monkeypatch.setattr(program, "JUDGE_UPDATES", 20)
+    monkeypatch.setattr(quickstart_video, "load", partial(quickstart_video.load, n=64, n_test=10))
+    monkeypatch.setattr(quickstart_video, "STEPS", {"pyramid": [1, 1], "full size": [2]})
 
 
 def table(out):
@@ -90,6 +93,29 @@ def test_pyramid(short, tmp_path, monkeypatch):
     assert pyramidal == 20 and 8 <= plain <= 9  # as many training FLOPs
 
 
+@pytest.mark.parametrize("name", ["ball", "moving_digits"])
+def test_video(short, tmp_path, capsys, name):
+    assert go(tmp_path, "--method", "video", "--data", name) == 0
+    rows = table(tmp_path)
+    assert [(row["model"], row["given"]) for row in rows] == [
+        ("copy of the last", "4"), ("copy of the last", "1"), ("pyramid", "4"), ("pyramid", "1"), ("pyramid", "0"),
+        ("full size", "4"), ("full size", "1"), ("full size", "0"), ("truth", ""),
+    ]  # fmt: skip
+    assert float(rows[5]["mflop"]) > 3 * float(rows[2]["mflop"])
+    assert float(rows[2]["next"]) > 0 and rows[4]["next"] == "" and 0 <= float(rows[4]["label"]) <= 1
+    models = {"pyramid.pt", "pyramid-weights.pt", "full-size.pt", "full-size-weights.pt"}
+    pictures = {"samples.gif", "samples.png", "table.csv", "settings.json"}
+    judge = {"judge.pt"} if name == "moving_digits" else set()
+    assert {path.name for path in tmp_path.iterdir()} == models | pictures | judge
+    film = Image.open(tmp_path / "samples.gif")
+    assert film.n_frames == quickstart_video.FRAMES and film.info["loop"] == 0
+    assert "| pyramid | 1 |" in capsys.readouterr().out
+    steps = [torch.load(tmp_path / f, weights_only=True)["step"] for f in ("pyramid.pt", "full-size.pt")]
+    assert steps == [20, 7]  # as many training FLOPs
+    weights = tmp_path / "pyramid-weights.pt"
+    assert train.load(weights, {"ema": quickstart_video.network()}) == 20
+
+
 def test_phased(short, tmp_path, capsys):
     assert go(tmp_path, "--method", "phased", "--plan", "10-1", "4-4,10-2", "--guidance", "1.5") == 0
     rows = table(tmp_path)
@@ -135,12 +161,14 @@ def test_fresh_noise_is_not_the_start_again(short, monkeypatch):
         ("progressive_loss", 4, "progressive"),
         ("ect_loss", 5, "ect"),
         ("phased_loss", 9, "phased"),
+        ("video_loss", 23, "video"),
     ],
 )
 def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call, method):
     go = lambda out, *more: main(["--updates", "20", "--out", str(out), "--method", method, *more])
     assert go(tmp_path / "whole") == 0
-    calls, original = [], getattr(quickstart, loss)
+    job = quickstart_video if method == "video" else quickstart
+    calls, original = [], getattr(job, loss)
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -148,10 +176,10 @@ def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, c
             signal.raise_signal(signal.SIGINT)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(quickstart, loss, interrupted)
+    monkeypatch.setattr(job, loss, interrupted)
     assert go(tmp_path / "cut") == 130
     assert "--resume continues it" in capsys.readouterr().err
-    monkeypatch.setattr(quickstart, loss, original)
+    monkeypatch.setattr(job, loss, original)
     assert go(tmp_path / "cut", "--resume") == 0
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
 
@@ -193,6 +221,9 @@ def test_help_and_nonsense(capsys):
         (["--updates", "5"], 2, "at least 20"),
         (["--data", "cifar"], 2, "invalid choice"),
         (["--plan", "10-1"], 2, "belong to --method phased"),
+        (["--method", "video", "--data", "mnist"], 2, "do not go together"),
+        (["--data", "ball"], 2, "do not go together"),
+        (["--updates", "0"], 2, "at least 20"),
         (["--method", "phased", "--plan", "10-1", "10-1"], 2, "given twice"),
     ):
         with pytest.raises(SystemExit) as stop:

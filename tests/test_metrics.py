@@ -3,6 +3,7 @@ import torch
 
 from minidistill import metrics
 from minidistill.metrics import (
+    centre_of_brightness,
     energy_distance,
     flow_map_error,
     frechet_distance,
@@ -162,3 +163,14 @@ def test_sliced_wasserstein_is_pots():
     a, b = normal(400, 3, 0), normal(400, 3, 1, shift=0.4)
     theirs = ot.sliced_wasserstein_distance(a.numpy(), b.numpy(), n_projections=4000, p=2, seed=0)
     assert abs(sliced_wasserstein(a, b, projections=4000)[0] - theirs) < 0.02 * theirs
+
+
+def test_centre_of_brightness():
+    image = torch.full((2, 3, 5, 7), -1.0)
+    image[..., 1, 4] = 1.0
+    image[1, ..., 3, 4] = 1.0
+    torch.testing.assert_close(centre_of_brightness(image)[0, 0], torch.tensor([1.0, 4.0]))
+    torch.testing.assert_close(centre_of_brightness(image)[1, 2], torch.tensor([2.0, 4.0]))
+    faint = image + 0.02 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    assert (centre_of_brightness(faint) - centre_of_brightness(image)).abs().max() < 0.01
+    assert centre_of_brightness(torch.full((4, 4), -1.0)).tolist() == [0.0, 0.0]

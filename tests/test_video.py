@@ -204,7 +204,7 @@ MISTAKES = {
     ),
     "M31: all at the stage's resolution": (checks.check_history_layout, layout_with(full=True)),
     "M31: all at the stage's resolution, in the clips": (
-        checks.check_history, lambda past, i, k: (history(past, i, k), [at_level(past.flatten(0, 1), k - 1 - i).unflatten(0, past.shape[:2])])[1]
+        checks.check_history, lambda past, i, k: history(past, i, k) and [at_level(past.flatten(0, 1), k - 1 - i).unflatten(0, past.shape[:2])]
     ),
     "M31: all at full resolution, in the roll-out": (
         checks.check_rollout, rollout_with(past=lambda x, i, k: [x] if x.shape[1] else [])

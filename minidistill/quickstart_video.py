@@ -1,0 +1,146 @@
+"""The video job: a model of the bouncing ball, or of moving digits, that makes videos frame by frame.
+
+`python -m minidistill --method video` calls these in order. The same network is trained twice, with as many
+FLOPs: with the pyramid in space and time, and at one size, with every frame of the past in full. It starts
+from a class label alone, from one given frame, or from several; the ball's label is its direction at first.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from minidistill import data
+from minidistill.dit import DiT
+from minidistill.metrics import Classifier, centre_of_brightness
+from minidistill.pyramid import Stage, stages
+from minidistill.schedules import randn_like
+from minidistill.train import train
+from minidistill.video import rollout, video_flops, video_loss
+
+UPDATES = 8000  # of the pyramid
+TRAINING_VIDEOS = 20000
+SIDE, FRAMES, GIVEN = 16, 8, 4
+SIZES = {"pyramid": stages([0, 0.5, 1]), "full size": stages([0, 1])}
+STEPS = {"pyramid": [8, 8], "full size": [16]}
+CORRUPTION = 0.1  # the most noise that is mixed into the past in training
+
+
+def load(name: str, n: int = TRAINING_VIDEOS, n_test: int = 128) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training videos and labels, test videos and labels, of the "ball" or of "moving_digits"."""
+    match name:
+        case "ball":
+            return *data.bouncing_ball(n, FRAMES, SIDE), *data.bouncing_ball(n_test, FRAMES, SIDE, seed=1)
+        case "moving_digits":
+            test = data.moving_digits(n_test, FRAMES, SIDE, split="test", seed=1)
+            return *data.moving_digits(n, FRAMES, SIDE, split="train"), *test
+    raise ValueError(f'data must be "ball" or "moving_digits", got {name!r}')
+
+
+def network() -> DiT:
+    """A DiT for images and videos: 0.25M parameters."""
+    return DiT(patch=4, dim=64, depth=3, classes=10)
+
+
+def made_flops(net: DiT, name: str, frames: int = FRAMES, given: int = 0) -> int:
+    """Floating-point operations to make a video from so many given frames."""
+    return video_flops(frames, STEPS[name], (SIDE // net.patch) ** 2, net.dim, len(net.blocks), given)
+
+
+def equal_updates(net: DiT, updates: int) -> int:
+    """How many updates at full size cost as much as these of the pyramid: each asks every stage as often."""
+    pyramid, full = (made_flops(net, name) / sum(STEPS[name]) for name in ("pyramid", "full size"))
+    return max(1, round(updates * pyramid / full))
+
+
+def train_video(
+    net: DiT, ema: DiT, found: Sequence[Stage], x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
+    """Videos given their label, of which a tenth are dropped, for guidance. The model is `ema`.
+
+    An update uses the first 1, 2, ..., or all frames of its videos, at random; with 1 it trains an image
+    model. One number for all videos of a batch makes one sequence length for each stage.
+    """
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        rand = lambda: torch.rand(len(x), generator=generator, device=x.device)
+        u = 1 - rand()
+        frames = torch.randint(1, FRAMES + 1, (), generator=generator, device=x.device).item()
+        sigma = CORRUPTION * rand()
+        label = torch.where(rand() < 0.1, net.null, y)
+        noise = randn_like(x[:, 0], generator)
+        return video_loss(net, x, noise, u, [frames] * len(x), found, sigma, generator, label=label)
+
+    return train(net, loss, (x, y), steps, batch=32, lr=2e-3, ema=ema, **options)
+
+
+@torch.no_grad()
+def sample(
+    net: DiT, name: str, labels: Tensor, given: Tensor | None = None, frames: int = FRAMES, seed: int = 0
+) -> Tensor:
+    """Videos with these labels that continue the given frames, if any, with the memory of the training."""
+    generator = torch.Generator(labels.device).manual_seed(seed)
+    videos = []
+    # in parts that stay in the processor's cache
+    for part, label in enumerate(labels.split(64)):
+        noise = torch.randn(
+            len(label), frames, net.channels, SIDE, SIDE, generator=generator, device=label.device
+        )
+        start = None if given is None else given[64 * part : 64 * part + len(label)]
+        velocity = lambda z, t, history, label=label: net(z, t, label, history)
+        videos.append(
+            rollout(velocity, noise, SIZES[name], STEPS[name], start, memory=FRAMES - 1, generator=generator)
+        )
+    return torch.cat(videos)
+
+
+def directions(videos: Tensor) -> Tensor:
+    """The ball's label as the first two frames show it."""
+    down, right = (centre_of_brightness(videos[:, 1, 0]) - centre_of_brightness(videos[:, 0, 0])).T
+    return (torch.atan2(down, right) / (math.pi / 4)).round().long() % 8
+
+
+def centre_errors(videos: Tensor, truth: Tensor) -> Tensor:
+    """How far the centre is from the true one, in pixels: (n, frames)."""
+    return (centre_of_brightness(videos[:, :, 0]) - centre_of_brightness(truth[:, :, 0])).norm(dim=-1)
+
+
+@torch.no_grad()
+def compare(
+    nets: dict[str, DiT], x: Tensor, y: Tensor, judge: Classifier | None = None, seed: int = 0
+) -> tuple[list[dict], dict[str, Tensor]]:
+    """The table, and the videos behind it: each model from several frames, from one, and from a label alone.
+
+    next: distance of the centre to the true one in the first frame that is made, in pixels, with its standard
+    error; last: in the last frame; square: mean squared error of the first. label: how many videos show
+    theirs, by the ball's first direction or, of digits, to the judge. The first rows repeat the last given
+    frame.
+    """
+    shows = directions if judge is None else lambda videos: judge(videos[:, -1]).argmax(1)
+    shown = lambda videos: (shows(videos) == y).double().mean().item()
+
+    def judged(videos: Tensor, given: int) -> dict:
+        error = centre_errors(videos, x)
+        return {
+            "next": error[:, given].mean().item(),
+            "next_se": error[:, given].std().item() / len(x) ** 0.5,
+            "last": error[:, -1].mean().item(),
+            "square": (videos[:, given] - x[:, given]).square().mean().item(),
+        }
+
+    table, samples = [], {"truth": x}
+    for given in (GIVEN, 1):
+        still = torch.cat([x[:, :given], x[:, [given - 1]].expand(-1, FRAMES - given, -1, -1, -1)], dim=1)
+        table.append({"model": "copy of the last", "given": given} | judged(still, given))
+    for name, net in nets.items():
+        for given in (GIVEN, 1, 0):
+            start = time.perf_counter()
+            videos = sample(net, name, y, x[:, :given] if given else None, seed=seed).cpu().to(x)
+            seconds = time.perf_counter() - start  # .cpu() above waits for the accelerator, if there is one
+            row = {"model": name, "given": given} | (judged(videos, given) if given else {})
+            row |= {"label": shown(videos)} if judge is not None or given < 2 else {}
+            table.append(row | {"mflop": made_flops(net, name, given=given) / 1e6, "seconds": seconds})
+            samples[f"{name}, {given} given"] = videos
+    return [*table, {"model": "truth", "label": shown(x)}], samples
