@@ -83,12 +83,10 @@ def sample(
     """Videos with these labels that continue the given frames, if any, with the memory of the training."""
     generator = torch.Generator(labels.device).manual_seed(seed)
     videos = []
-    # in parts that stay in the processor's cache
-    for part, label in enumerate(labels.split(64)):
-        noise = torch.randn(
-            len(label), frames, net.channels, SIDE, SIDE, generator=generator, device=label.device
-        )
-        start = None if given is None else given[64 * part : 64 * part + len(label)]
+    for i in range(0, len(labels), 64):  # in parts that stay in the processor's cache
+        label, start = labels[i : i + 64], None if given is None else given[i : i + 64]
+        shape = len(label), frames, net.channels, SIDE, SIDE
+        noise = torch.randn(shape, generator=generator, device=label.device)
         velocity = lambda z, t, history, label=label: net(z, t, label, history)
         videos.append(
             rollout(velocity, noise, SIZES[name], STEPS[name], start, memory=FRAMES - 1, generator=generator)

@@ -161,14 +161,12 @@ def test_fresh_noise_is_not_the_start_again(short, monkeypatch):
         ("progressive_loss", 4, "progressive"),
         ("ect_loss", 5, "ect"),
         ("phased_loss", 9, "phased"),
-        ("video_loss", 23, "video"),
     ],
 )
 def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call, method):
     go = lambda out, *more: main(["--updates", "20", "--out", str(out), "--method", method, *more])
     assert go(tmp_path / "whole") == 0
-    job = quickstart_video if method == "video" else quickstart
-    calls, original = [], getattr(job, loss)
+    calls, original = [], getattr(quickstart, loss)
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -176,10 +174,10 @@ def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, c
             signal.raise_signal(signal.SIGINT)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(job, loss, interrupted)
+    monkeypatch.setattr(quickstart, loss, interrupted)
     assert go(tmp_path / "cut") == 130
     assert "--resume continues it" in capsys.readouterr().err
-    monkeypatch.setattr(job, loss, original)
+    monkeypatch.setattr(quickstart, loss, original)
     assert go(tmp_path / "cut", "--resume") == 0
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
 

@@ -4,6 +4,7 @@ The numbers are those of the list of mistakes, 30 to 38. Not here: times cast to
 network's business (test_dit.py), and "loses its past after some frames" is the argument memory.
 """
 
+import csv
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
+from minidistill import quickstart_video
 from minidistill.checks import video as checks
 from minidistill.dit import DiT
 from minidistill.pyramid import (
@@ -24,6 +26,7 @@ from minidistill.pyramid import (
     stages,
 )
 from minidistill.schedules import like, randn_like
+from minidistill.train import load
 from minidistill.video import (
     block_causal_mask,
     corrupt,
@@ -146,8 +149,10 @@ def loss_with(
 def rollout_with(
     past=history, scale=lambda first, k: k > 0, blur=None, append=True, same=False, remember=False, once=False,
     twice=False, keep=lambda frames, memory: frames[-(memory or 0):], sample=pyramid_sample, blind=False,
+    early=lambda first, k: first, named=True,
 ):  # fmt: skip
-    """scale: which of the two scales. remember: the history of the first frame made is used for all."""
+    """scale: which of the two scales. remember: the history of the first frame made is used for all. early:
+    which frames take first_steps. named: the history is given by its name."""
 
     def wrong(velocity, noise, stages, steps, given=None, first_steps=None, unconditional=None,
               guidance=(1.0, 1.0), memory=None, jumps=None, generator=None):  # fmt: skip
@@ -175,7 +180,9 @@ def rollout_with(
             if blur:
                 sees = {side: blur(clips) for side, clips in sees.items()}
             w = guidance[scale(first, len(frames))]
-            bare = lambda z, t, velocity: velocity(z, t, history=sees[z.shape[-1]])
+            bare = lambda z, t, velocity: (
+                velocity(z, t, history=sees[z.shape[-1]]) if named else velocity(z, t, sees[z.shape[-1]])
+            )
 
             def asked(z, t, w=w, sees=sees):
                 if w == 1 and not twice:
@@ -185,7 +192,7 @@ def rollout_with(
                 other = unconditional(z, t, history=[] if blind else sees[z.shape[-1]])
                 return other + w * (bare(z, t, velocity) - other)
 
-            n = first_steps if (first and first_steps is not None) else steps
+            n = first_steps if (early(first, k) and first_steps is not None) else steps
             z = noise[:, 0 if same else len(frames)]
             fresh = (
                 torch.Generator().manual_seed(generator.initial_seed()) if once and generator else generator
@@ -306,6 +313,10 @@ MISTAKES = {
     "the newest clip stays clean": (
         checks.check_corrupt, corrupt_with(each=lambda s, j: s * (j == 0))
     ),
+    "uniform noise of variance 1": (
+        checks.check_corrupt, corrupt_with(noise=lambda c, g: 12**0.5 * (torch.rand(c.shape, generator=g, dtype=c.dtype) - 0.5))
+    ),
+    "the first clip only": (checks.check_corrupt, lambda clips, s, g=None: corrupt(clips[:1], s, g)),
     "the generator ignored": (checks.check_corrupt, corrupt_with(noise=lambda c, g: torch.randn_like(c))),
     "the first frame is predicted": (checks.check_video_loss, loss_with(predicted=lambda f: 0)),
     "the last frame of all is predicted": (checks.check_video_loss, loss_with(predicted=lambda f: -1)),
@@ -340,6 +351,11 @@ MISTAKES = {
     "memory from the wrong end": (
         checks.check_rollout, rollout_with(keep=lambda frames, memory: frames[: memory or len(frames)])
     ),
+    "memory beyond the beginning": (
+        checks.check_rollout, rollout_with(keep=lambda frames, memory: frames[len(frames) - (memory or len(frames)) :])
+    ),
+    "first_steps after given frames": (checks.check_rollout, rollout_with(early=lambda first, k: k == 0)),
+    "the history without its name": (checks.check_rollout, rollout_with(named=False)),
     "memory ignored": (checks.check_rollout, rollout_with(keep=lambda frames, memory: frames)),
     "only the newest frame": (checks.check_rollout, rollout_with(keep=lambda frames, memory: frames[-1:])),
     "the frame of the past as the start": (
@@ -528,3 +544,57 @@ def test_bad_frames_of_the_past(unchecked_shapes):
         net(VIDEO[:, 0], T, LABEL, [VIDEO[:, :1].repeat(1, 1, 2, 1, 1)])
     with pytest.raises(ValueError, match="divisible by 2"):
         net(VIDEO[:, 0], T, LABEL, [VIDEO[:, :1, :, :7]])
+
+
+# the trained models that the lesson uses
+
+CHECKPOINTS = Path(__file__).parents[1] / "notebooks" / "checkpoints"
+
+
+def reported(data, model, given):
+    """A row of the table that the command printed."""
+    with open(CHECKPOINTS / f"{data}.csv", newline="") as file:
+        return next(r for r in csv.DictReader(file) if (r["model"], r["given"]) == (model, str(given)))
+
+
+def again(data, model, given):
+    """The errors of the same videos, made anew."""
+    _, _, x, y = quickstart_video.load(data, n=1)
+    net = quickstart_video.network()
+    load(CHECKPOINTS / f"{data}-{model.replace(' ', '-')}.pt", {"ema": net})
+    videos = quickstart_video.sample(net, model, y, x[:, :given])
+    error = quickstart_video.centre_errors(videos, x).mean(0)
+    return error[given].item(), error[-1].item(), (videos[:, given] - x[:, given]).square().mean().item()
+
+
+def check_reported(data, model, given):
+    row = reported(data, model, given)
+    found = again(data, model, given)
+    assert found == pytest.approx([float(row[name]) for name in ("next", "last", "square")], rel=0.02)
+    return float(row["next"]), float(reported(data, "copy of the last", given)["next"])
+
+
+def test_the_ball_is_where_the_table_says():
+    error, copy = check_reported("ball", "pyramid", 4)
+    assert error < 0.6 and error < copy / 2
+    full = reported("ball", "full size", 4)
+    assert error <= float(full["next"])  # after as many training FLOPs
+    assert float(full["mflop"]) > 3 * float(reported("ball", "pyramid", 4)["mflop"])
+
+
+def test_moving_digits_are_where_the_table_says():
+    error, copy = check_reported("moving_digits", "pyramid", 4)
+    assert error < copy
+    row, still = reported("moving_digits", "pyramid", 4), reported("moving_digits", "copy of the last", 4)
+    assert float(row["square"]) < float(still["square"])
+
+
+@pytest.mark.slow
+def test_the_rest_of_the_tables():
+    for data in ("ball", "moving_digits"):
+        check_reported(data, "pyramid", 1)
+    check_reported("ball", "full size", 4)
+
+
+def test_checkpoints_are_small():
+    assert all(path.stat().st_size < 3e6 for path in CHECKPOINTS.iterdir())
