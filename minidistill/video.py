@@ -203,24 +203,13 @@ def rollout(
         raise ValueError(f"need noises for the jumps of {made} frames, got {len(jumps)}")
     for k in range(made):
         first = not frames
-        past = noise[:, :0] if first else torch.stack(frames[-(memory or 0) :], dim=1)
-        # the size of z tells the stage
-        sees = {
-            noise.shape[-1] // 2 ** (len(stages) - 1 - i): history(past, i, len(stages))
-            for i in range(len(stages))
-        }
-        sighted = [
-            lambda z, t, ask=ask: ask(z, t, history=sees[z.shape[-1]]) for ask in (velocity, unconditional)
-        ]
+        past = noise[:, :0] if first else torch.stack(frames[-(memory or 0) :], dim=1)  # [-0:] is all
+        sides = [noise.shape[-1] // 2 ** (len(stages) - 1 - i) for i in range(len(stages))]
+        clips = {side: history(past, i, len(stages)) for i, side in enumerate(sides)}
+        sighted = lambda ask: lambda z, t: ask(z, t, history=clips[z.shape[-1]])  # its size tells the stage
         scale = guidance[0] if first else guidance[1]
-        frames.append(
-            pyramid_sample(
-                sighted[0] if scale == 1 else guided(*sighted, scale),
-                noise[:, len(frames)],
-                stages,
-                first_steps if first and first_steps is not None else steps,
-                None if jumps is None else jumps[k],
-                generator,
-            )
-        )
+        v = sighted(velocity) if scale == 1 else guided(sighted(velocity), sighted(unconditional), scale)
+        n = first_steps if first and first_steps is not None else steps
+        fresh = None if jumps is None else jumps[k]
+        frames.append(pyramid_sample(v, noise[:, len(frames)], stages, n, fresh, generator))
     return torch.stack(frames, dim=1)

@@ -17,8 +17,10 @@ import torch
 from minidistill import schedules
 from minidistill.checks import progressive as progressive_checks
 from minidistill.checks import schedules as checks
+from minidistill.checks import video as video_checks
 from minidistill.checks.grading import attempt, grade
 from minidistill.progressive import two_step_target
+from minidistill.video import history_layout
 
 # learners see what the code itself says; one worker, for the course that is made once
 pytestmark = [pytest.mark.usefixtures("unchecked_shapes"), pytest.mark.xdist_group("grading")]
@@ -90,6 +92,20 @@ def test_numbers_learned_by_heart_fail_with_another_seed(monkeypatch):
     monkeypatch.setenv("MINIDISTILL_SEED", "7")
     with pytest.raises(AssertionError):
         grade(checks.check_cosine, answer)
+
+
+def test_an_assert_is_no_refusal():
+    def asserts(layers, stage, n_stages):
+        if layers < 1:
+            raise AssertionError  # what `assert layers > 0` does; pytest would add words
+        return history_layout(layers, stage, n_stages)
+
+    with pytest.raises(AssertionError, match="0 frames at stage 0 of 2.*ValueError, not an assert"):
+        video_checks.check_history_layout(asserts)
+
+
+def test_a_mask_is_bool():
+    grade(video_checks.check_block_causal_mask, lambda ids: ids[:, None] >= ids)
 
 
 def test_decorated_references_are_out_of_reach():

@@ -57,7 +57,7 @@ def attempt(draw: Callable) -> None:
 
 
 def careful(answer: Callable) -> Callable:
-    """The answer, which must leave its tensors as they are and return a dtype it was given."""
+    """The answer, which must leave its tensors as they are and return a dtype it was given, or bool."""
 
     @functools.wraps(answer)
     def wrapped(*args, **kwargs):
@@ -70,7 +70,9 @@ def careful(answer: Callable) -> Callable:
         for value in result if isinstance(result, tuple) else (result,):
             if isinstance(value, Tensor) and tensors:
                 given = {a.dtype for a in tensors}
-                assert value.dtype in given, f"Your function returns {value.dtype}; it was given {given}."
+                assert value.dtype in given | {torch.bool}, (
+                    f"Your function returns {value.dtype}; it was given {given}."
+                )
         return result
 
     return wrapped

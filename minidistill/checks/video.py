@@ -5,8 +5,6 @@ be written down by hand. The other is certain that the next frame is the newest 
 noise, the cuts and the number of steps, each frame that it makes must be a copy of the last one given.
 """
 
-import inspect
-
 import torch
 
 from minidistill import pyramid, video
@@ -161,13 +159,9 @@ def check_corrupt(corrupt=video.corrupt, seed: int = 0) -> None:
 
 def check_block_causal_mask(block_causal_mask=video.block_causal_mask, seed: int = 0) -> None:
     """Row looks at column: its own frame and older ones."""
-    # without the grader's guard, which would want the dtype of the ids: a mask is bool
-    look = inspect.unwrap(block_causal_mask)
     some = torch.randint(9, (12,), generator=torch.Generator().manual_seed(seed)).tolist()
     for ids in ([0, 0, 1, 1, 1, 2], [0, 1, 2, 3], [5, 5], [2, 0, 1, 0], some):
-        numbers = torch.tensor(ids)
-        mask, n = look(numbers), len(ids)
-        assert numbers.tolist() == ids, "The frame_ids stay as they are."
+        mask, n = block_causal_mask(torch.tensor(ids)), len(ids)
         assert isinstance(mask, torch.Tensor), f"Expected a tensor, got {type(mask).__name__}."
         assert mask.shape == (n, n) and mask.dtype == torch.bool, (
             f"A mask of {n} tokens is ({n}, {n}) and bool, True where a token may look, got "
