@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, run the job and return the exit status: 130 after Ctrl-C, as in shells."""
     parser = argparse.ArgumentParser(
         prog="python -m minidistill",
-        description=__doc__.split(": ")[1].capitalize(),
+        description="Train a many-step teacher on real digits, distill it to few steps, and compare. With "
+        "--method video, train a model that makes videos frame by frame.",
     )
     add = parser.add_argument
     add(
@@ -51,8 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     add(
         "--updates",
         type=int,
-        help="training updates of the teacher; its students together take as many (default: 1600, and "
-        f"{quickstart_video.UPDATES} for video)",
+        help="training updates of the teacher; its students together take as many (default: 1600); "
+        "for video, of the pyramid, and the model at full size gets as many FLOPs "
+        f"(default: {quickstart_video.UPDATES})",
     )
     add(
         "--plan",
@@ -86,7 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
     if args.updates is None:
         args.updates = quickstart_video.UPDATES if video else 1600
     if video != (args.data in ("ball", "moving_digits")):
-        parser.error(f"--method {args.method} and --data {args.data} do not go together")
+        parser.error(
+            f"--method {args.method} and --data {args.data} do not go together: ball and moving_digits are "
+            "for --method video, and it for them"
+        )
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # before anything is written
+        parser.error(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}")
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
     if args.method != "phased" and (args.plan or args.guidance != 1):
         parser.error("--plan and --guidance belong to --method phased")
@@ -276,6 +285,7 @@ def run_video(args: argparse.Namespace, updates: dict[str, int], first: bool) ->
             stage(name, quickstart_video.train_video, copy.deepcopy(net), nets[name], found, x, y)
     if not first:
         return
+    print("Trained; now each model makes videos from 4 frames, from 1 and from a label.", file=sys.stderr)
     for name, model in nets.items():  # without the optimizer: all that a video needs
         run = {"data": args.data, "model": name, "seed": args.seed}
         weights = {"ema": model.state_dict(), "run": run, "step": updates[name]}

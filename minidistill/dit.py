@@ -13,8 +13,9 @@ attention does not allow, and at these sizes it is as fast. Positions are sines 
 any image size divisible by the patch works without new parameters.
 
 A video is generated frame by frame: the image, and a history of earlier frames at any sizes, in one sequence.
-History tokens are placed on the image's grid and carry the sines of their age. An image is a video without a
-history, and the same weights serve both. For points of the plane there is a small MLP.
+History tokens are placed on the image's grid and carry the sines of their age (Jin et al., 2024, rotate by
+the number of the frame). An image is a video without a history, and the same weights serve both. For points
+of the plane there is a small MLP.
 """
 
 import math
@@ -105,11 +106,12 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """net(z, t, label=None, history=()) -> tangent: z and the result (b, channels, height, width), t (b,).
+    """net(z, t, label=None, history=()) -> tangent: z and the result (b, channels, height, width).
 
-    Labels are 0 .. classes - 1; `net.null` = classes is the label that means none, for guidance, and the
-    default. history: the frames before an image of a video, in clips (b, count, channels, height, width) of
-    any sizes, oldest first. Raises ValueError when an image does not divide into patches.
+    t, (b,): an angle, or another time of that size. Labels are 0 .. classes - 1; `net.null` = classes is the
+    label that means none, for guidance, and the default. history: the frames before an image of a video, in
+    clips (b, count, channels, height, width) of any sizes, oldest first. Raises ValueError when an image does
+    not divide into patches.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class DiT(nn.Module):
         nothing = [None] * len(zs)
         sequences = math.gcd(*(len(z) for z in zs))
         parts, frames = [], []
-        for z, t, y, past in zip(zs, ts, label or nothing, history or nothing):
+        for z, t, y, past in zip(zs, ts, label or nothing, history or nothing, strict=True):
             x, frame_ids = self.sequence(z, past or ())
             c = self.condition(t, y).expand(-1, x.shape[1], -1)
             parts.append([rearrange(a, "(s k) n d -> s (k n) d", s=sequences) for a in (x, c)])
@@ -171,26 +173,29 @@ class DiT(nn.Module):
 
     def sequence(self, z: Batch, history: Sequence[Clip]) -> tuple[Float[Tensor, "b n d"], Int[Tensor, " n"]]:
         """All tokens, those of z last, and for each the number of its frame, oldest first."""
-        if z.ndim != 4:
+        if z.ndim != 4 or not all(clip.ndim == 5 and len(clip) == len(z) for clip in history):
             raise ValueError(
-                f"need images (b, {self.channels}, height, width) with sides divisible by {self.patch}, "
-                f"got {tuple(z.shape)}"
+                f"need images (b, {self.channels}, height, width), with sides divisible by {self.patch}, "
+                "and a history of clips (b, count, channels, height, width), "
+                f"got {tuple(z.shape)} and {[tuple(clip.shape) for clip in history]}"
             )
         grid = tuple(side // self.patch for side in z.shape[2:])
         clips = [self.tokens(clip, grid) for clip in (*history, z[:, None])]
-        counts = [count for x in clips for count in [x.shape[2]] * x.shape[1]]  # tokens of each frame
-        ages = torch.arange(len(counts) - 1, 0, -1, dtype=z.dtype, device=z.device)
+        past = sum(x.shape[1] for x in clips[:-1])
+        ages = torch.arange(past, 0, -1, dtype=z.dtype, device=z.device)
         codes = sines(ages / 64, self.dim, top=64.0).split([x.shape[1] for x in clips[:-1]])
         clips[:-1] = [x + rearrange(code, "k d -> k 1 d") for x, code in zip(clips, codes)]
+        counts = [n for x in clips for n in x.shape[1] * [x.shape[2]]]  # tokens of each frame
+        frame_ids = [frame for frame, n in enumerate(counts) for _ in range(n)]
         x = torch.cat([rearrange(x, "b k n d -> b (k n) d") for x in clips], dim=1)
-        return x, torch.repeat_interleave(torch.tensor(counts, device=z.device))
+        return x, torch.tensor(frame_ids, device=z.device)
 
     def tokens(self, clip: Clip, grid: tuple[int, int]) -> Float[Tensor, "b k n d"]:
         """The patches of every frame as vectors, with their positions on the grid."""
         _, _, channels, height, width = clip.shape
         if channels != self.channels or height % self.patch or width % self.patch:
             raise ValueError(
-                f"need frames of {self.channels} channels with sides divisible by {self.patch}, "
+                f"need images and frames of {self.channels} channels with sides divisible by {self.patch}, "
                 f"got {tuple(clip.shape[2:])}"
             )
         patches = rearrange(clip, "b k c (h p) (w q) -> b k (h w) (c p q)", p=self.patch, q=self.patch)

@@ -41,7 +41,7 @@ def animation(
         figure = image_rows(
             {name: videos[:, frame] for name, videos in rows.items()},
             columns,
-            f"{title} frame {frame}".strip(),
+            f"{title} frame {frame + 1}".strip(),
         )
         page = io.BytesIO()
         figure.savefig(page, dpi=dpi)

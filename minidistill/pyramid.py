@@ -172,6 +172,8 @@ def stage_batches(
     x: Images, noise: Images, u: Time, stages: Sequence[Stage], shares: Sequence[int] | None
 ) -> list[tuple[slice, Tensor, Tensor, Tensor]]:
     """For each stage its part of the batch, z_u, the network's time, and the velocity start - end."""
+    if x.shape != noise.shape:
+        raise ValueError(f"x and noise must have one shape, got {tuple(x.shape)} and {tuple(noise.shape)}")
     batches = []
     for i, part in enumerate(split(len(x), shares, len(stages))):
         start, end = stage_pair(x[part], noise[part], i, stages)

@@ -50,9 +50,12 @@ def made_flops(net: DiT, name: str, frames: int = FRAMES, given: int = 0) -> int
 
 
 def equal_updates(net: DiT, updates: int) -> int:
-    """How many updates at full size cost as much as these of the pyramid: each asks every stage as often."""
-    pyramid, full = (made_flops(net, name) / sum(STEPS[name]) for name in ("pyramid", "full size"))
-    return max(1, round(updates * pyramid / full))
+    """How many updates at full size cost as much as these of the pyramid, whose stages share a batch."""
+    full = (SIDE // net.patch) ** 2
+    cost = {
+        n: video_flops(FRAMES, [1] * len(found), full, net.dim) / len(found) for n, found in SIZES.items()
+    }
+    return max(1, round(updates * cost["pyramid"] / cost["full size"]))
 
 
 def train_video(
@@ -112,10 +115,12 @@ def compare(
     """The table, and the videos behind it: each model from several frames, from one, and from a label alone.
 
     next: distance of the centre to the true one in the first frame that is made, in pixels, with its standard
-    error; last: in the last frame; square: mean squared error of the first. label: how many videos show
-    theirs, by the ball's first direction or, of digits, to the judge. The first rows repeat the last given
-    frame.
+    error; last: in the last frame; square: mean squared error of the first. They are for videos whose future
+    is known: one frame of a digit does not say where it goes, and the ball's label does. label: how many
+    videos show theirs, by the ball's first direction or, of digits, to the judge. The first rows repeat the
+    last given frame.
     """
+    known = (GIVEN, 1) if judge is None else (GIVEN,)
     shows = directions if judge is None else lambda videos: judge(videos[:, -1]).argmax(1)
     shown = lambda videos: (shows(videos) == y).double().mean().item()
 
@@ -129,15 +134,16 @@ def compare(
         }
 
     table, samples = [], {"truth": x}
-    for given in (GIVEN, 1):
+    for given in known:
         still = torch.cat([x[:, :given], x[:, [given - 1]].expand(-1, FRAMES - given, -1, -1, -1)], dim=1)
         table.append({"model": "copy of the last", "given": given} | judged(still, given))
     for name, net in nets.items():
+        sample(net, name, y[:1])  # the first call is slower than those that are timed
         for given in (GIVEN, 1, 0):
             start = time.perf_counter()
             videos = sample(net, name, y, x[:, :given] if given else None, seed=seed).cpu().to(x)
             seconds = time.perf_counter() - start  # .cpu() above waits for the accelerator, if there is one
-            row = {"model": name, "given": given} | (judged(videos, given) if given else {})
+            row = {"model": name, "given": given} | (judged(videos, given) if given in known else {})
             row |= {"label": shown(videos)} if judge is not None or given < 2 else {}
             table.append(row | {"mflop": made_flops(net, name, given=given) / 1e6, "seconds": seconds})
             samples[f"{name}, {given} given"] = videos

@@ -10,12 +10,13 @@ full size would cost far more than the frame itself, and is not needed: of the n
 details, of the older ones where things were and how they moved. So the newest frame is seen at the size of
 the stage, each older one a size smaller, and all that are older at the smallest size.
 
-A first frame has no past and is an image: the same network makes images and videos, and learns from both.
-Without one it starts from a class label alone, with one given it continues a picture, with several a video.
+A first frame has no past and is an image: the same network makes images and videos, and learns from both. A
+video starts from a class label alone, from one given frame, a picture, or from several.
 
 The network learns from true frames and is later shown its own, which are not perfect. So in training, and
 only then, the past is mixed with a little noise. Inside the network (dit.py) a token may look at its own
-frame and at older ones, and the places of a small frame are interpolated onto the grid of the stage.
+frame and at older ones, so that what the network makes of the past does not depend on the frame that is being
+made. The places of a small frame are interpolated onto the grid of the stage.
 
 Jin et al. (2024), "Pyramidal flow matching for efficient video generative modeling". Stages are counted from
 the coarsest, 0, and so are levels, the sizes of the frames of the past.
@@ -48,12 +49,13 @@ Velocity = Callable[..., Batch]  # (z, t, history=[...], **conditioning): clips 
 def history_layout(frames: int, stage: int, n_stages: int) -> list[tuple[int, int]]:
     """(count, level) of the frames that the network sees, oldest first; the last is the one that is made.
 
-    frames counts that one too: 1 is an image. Level i is the size of stage i. Raises ValueError for less than
-    one frame, and for a stage that does not exist.
+    frames counts that one too: 1 is an image. Level i is the size of stage i. Jin et al. (2024). Raises
+    ValueError for less than one frame, and for a stage that does not exist.
     """
     if frames < 1 or not 0 <= stage < n_stages:
         raise ValueError(
-            f"need at least one frame and a stage from 0 to {n_stages - 1}, got {frames} and {stage}"
+            "need at least one frame, and a stage from 0 to one less than their number; "
+            f"got {frames} frames, stage {stage} of {n_stages}"
         )
     layout, past, level = [(1, stage)], frames - 1, stage
     while past:
@@ -77,16 +79,24 @@ def history(past: Video, stage: int, n_stages: int) -> list[Clip]:
 def corrupt(clips: Sequence[Clip], sigma: Time, generator: torch.Generator | None = None) -> list[Clip]:
     """(1 - sigma) clip + sigma noise: one sigma for all frames of a sample, noise for each pixel.
 
-    For training only, with sigma uniform from 0 to 1/3 in the released code. The network is not told sigma.
+    For training only, with sigma, (b,), uniform from 0 to 1/3 in the released code. The network is not told
+    sigma. Raises ValueError unless there is one in [0, 1) for each sample.
     """
+    if not all(sigma.shape == clip.shape[:1] for clip in clips) or not ((sigma >= 0) & (sigma < 1)).all():
+        raise ValueError("need one sigma in [0, 1) for each sample: how much of its past is noise")
     return [like(1 - sigma, clip) * clip + like(sigma, clip) * randn_like(clip, generator) for clip in clips]
 
 
 def count_tokens(layout: Sequence[tuple[int, int]], n_stages: int, full: int) -> int:
-    """The tokens of a layout: `full` in a frame at full size, a quarter at each level below."""
-    side = 4 ** (n_stages - 1)
-    if full < 1 or full % side:
-        raise ValueError(f"{n_stages} stages need a multiple of {side} tokens at full size, got {full}")
+    """The tokens of a layout: `full` in a frame at full size, a quarter at each level below.
+
+    Raises ValueError when `full` cannot be quartered so often, and for a level that does not exist.
+    """
+    quarters = 4 ** (n_stages - 1)
+    if full < 1 or full % quarters:
+        raise ValueError(f"{n_stages} stages need a multiple of {quarters} tokens at full size, got {full}")
+    if not all(count > 0 and 0 <= level < n_stages for count, level in layout):
+        raise ValueError(f"{n_stages} stages have levels 0 to {n_stages - 1}, got the layout {list(layout)}")
     return sum(count * full // 4 ** (n_stages - 1 - level) for count, level in layout)
 
 
@@ -100,8 +110,11 @@ def video_flops(
 ) -> int:
     """Floating-point operations of a video, frame by frame, in so many steps for each stage.
 
-    The first `given` frames are not made. One stage means a past at full size. Guidance asks twice.
+    The first `given` frames are not made. One stage means a past at full size. With guidance, double it.
+    Raises ValueError for less than one frame, and for more given frames than there are.
     """
+    if not 0 <= given <= frames or frames < 1:
+        raise ValueError(f"need at least one frame and at most all of them given, got {frames} and {given}")
     return sum(
         n * forward_flops(count_tokens(history_layout(frame, i, len(steps)), len(steps), full), dim, depth)
         for frame in range(given + 1, frames + 1)
@@ -117,7 +130,7 @@ def video_loss(
     x: Video,
     noise: Images,
     u: Time,
-    frames: Sequence[int],
+    frames: Sequence[int] | Tensor,
     stages: Sequence[Stage],
     sigma: Time | None = None,
     generator: torch.Generator | None = None,
@@ -127,23 +140,28 @@ def video_loss(
 ) -> Time:
     """pyramid_loss of one frame of each video, given the true frames before it: (b,).
 
-    frames: how many of a video's frames are used. The last of them is predicted; 1 makes an image of it, and
-    then this is pyramid_loss. noise, (b, c, h, w), and the local times u are that frame's; sigma corrupts the
-    past, with noise from the generator. Samples of one stage and one length share a forward pass, or all
-    share one with packed=True, to the same result.
+    frames: how many of each video's frames are used, such as [8] * b. The last of them is predicted; 1 makes
+    an image of it, and then this is pyramid_loss. noise, (b, c, h, w), and the local times u are that
+    frame's; sigma, (b,), corrupts the past, with noise from the generator. Samples of one stage and one
+    length share a forward pass. With packed=True all share one, to the same result, where attention costs the
+    square of all tokens together. Raises ValueError for what does not fit together.
     """
-    if x.ndim != 5 or len(frames) != len(x) or not all(1 <= f <= x.shape[1] for f in frames):
+    frames = torch.as_tensor(frames).tolist()
+    whole = isinstance(frames, list) and all(isinstance(f, int) for f in frames)
+    if x.ndim != 5 or not whole or len(frames) != len(x) or not all(1 <= f <= x.shape[1] for f in frames):
         raise ValueError(
             "need videos (b, frames, c, height, width) and for each the number of frames to use, "
-            f"got {tuple(x.shape)} and {list(frames)}"
+            f"got {tuple(x.shape)} and {frames}"
         )
+    if sigma is not None and sigma.shape != x.shape[:1]:
+        raise ValueError(f"need one sigma for each of {len(x)} videos, got {tuple(sigma.shape)}")
+    if noise.shape != (len(x), *x.shape[2:]):
+        raise ValueError(f"videos {tuple(x.shape)} need noise for one frame each, got {tuple(noise.shape)}")
     if u.shape != x.shape[:1] or not ((u > 0) & (u <= 1)).all():
         raise ValueError(
             "need one local time in (0, 1] for each sample: 1 is the start of a stage, 0 its end"
         )
-    if sigma is not None and (sigma.shape != x.shape[:1] or not ((sigma >= 0) & (sigma < 1)).all()):
-        raise ValueError("need one sigma in [0, 1) for each sample: how much of its past is noise")
-    last = torch.stack([video[f - 1] for video, f in zip(x, frames)])
+    last = x[range(len(x)), [f - 1 for f in frames]]
     batches, given = [], []
     for i, (part, z, t, target) in enumerate(stage_batches(last, noise, u, stages, shares)):
         for length in sorted(set(frames[part])):
@@ -184,31 +202,43 @@ def rollout(
     is not used. Without them the first frame has no past: it may take other steps, `first_steps`, and
     has its own guidance, the first of the two scales (scale 1 does not ask `unconditional`). memory: how many
     frames of the past are seen, such as the number in training; default all. jumps: for each frame that is
-    made the noises of pyramid_sample; else drawn from the generator.
+    made the noises of pyramid_sample; else drawn from the generator. Jin et al. (2024); as there the past is
+    clean here. Raises ValueError for what does not fit together.
     """
-    if noise.ndim != 5 or (given is not None and (given.ndim != 5 or given.shape[1] > noise.shape[1])):
+    if noise.ndim != 5 or noise.shape[1] < 1:
         raise ValueError(
-            "need noise (b, frames, c, height, width) for every frame, and no more given frames than that, "
-            f"got {tuple(noise.shape)}" + ("" if given is None else f" and {tuple(given.shape)}")
+            f"need noise (b, frames, c, height, width) for every frame, got {tuple(noise.shape)}"
         )
-    if given is not None and (len(given), given.shape[2:]) != (len(noise), noise.shape[2:]):
-        raise ValueError(f"given frames {tuple(given.shape)} do not fit noise {tuple(noise.shape)}")
+    given = noise[:, :0] if given is None else given
+    shape = (len(noise), given.shape[1] if given.ndim == 5 else None, *noise.shape[2:])
+    if given.shape != shape or given.shape[1] > noise.shape[1] or given.dtype != noise.dtype:
+        raise ValueError(
+            f"given frames {tuple(given.shape)}, {given.dtype}, do not fit noise {tuple(noise.shape)}, "
+            f"{noise.dtype}: the same sizes and dtype, and no more frames"
+        )
+    if not isinstance(guidance, Sequence) or len(guidance) != 2:
+        raise ValueError(f"guidance has two scales, of a first frame and of the others, got {guidance}")
     if unconditional is None and tuple(guidance) != (1, 1):
         raise ValueError(f"guidance {guidance} needs the unconditional velocity")
+    for n in (steps, first_steps):
+        if isinstance(n, Sequence) and len(n) != len(stages):
+            raise ValueError(f"need a number of steps for each of {len(stages)} stages, got {n}")
     if memory is not None and memory < 1:
         raise ValueError(f"memory must be at least 1 frame, got {memory}")
-    frames = [] if given is None else list(given.unbind(1))
+    frames = list(given.unbind(1))
     made = noise.shape[1] - len(frames)
     if jumps is not None and len(jumps) != made:
         raise ValueError(f"need noises for the jumps of {made} frames, got {len(jumps)}")
+    sides = [noise.shape[-1] // 2 ** (len(stages) - 1 - i) for i in range(len(stages))]
     for k in range(made):
         first = not frames
-        past = noise[:, :0] if first else torch.stack(frames[-(memory or 0) :], dim=1)  # [-0:] is all
-        sides = [noise.shape[-1] // 2 ** (len(stages) - 1 - i) for i in range(len(stages))]
+        past = given if first else torch.stack(frames if memory is None else frames[-memory:], dim=1)
         clips = {side: history(past, i, len(stages)) for i, side in enumerate(sides)}
-        sighted = lambda ask: lambda z, t: ask(z, t, history=clips[z.shape[-1]])  # its size tells the stage
+        sees = lambda network: (
+            lambda z, t: network(z, t, history=clips[z.shape[-1]])
+        )  # z's size is the stage's
         scale = guidance[0] if first else guidance[1]
-        v = sighted(velocity) if scale == 1 else guided(sighted(velocity), sighted(unconditional), scale)
+        v = sees(velocity) if scale == 1 else guided(sees(velocity), sees(unconditional), scale)
         n = first_steps if first and first_steps is not None else steps
         fresh = None if jumps is None else jumps[k]
         frames.append(pyramid_sample(v, noise[:, len(frames)], stages, n, fresh, generator))

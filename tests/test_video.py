@@ -1,7 +1,6 @@
 """The pyramid in time: the checks on our code, on every mistake of the list, golden numbers, and the network.
 
-The numbers are those of the list of mistakes, 30 to 38. Not here: times cast to bfloat16 or int are the
-network's business (test_dit.py), and "loses its past after some frames" is the argument memory.
+The numbers are those of the list of mistakes, 30 to 38.
 """
 
 import csv
@@ -15,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minidistill import quickstart_video
 from minidistill.checks import video as checks
-from minidistill.dit import DiT
+from minidistill.dit import DiT, sines
 from minidistill.pyramid import (
     at_level,
     network_time,
@@ -146,13 +145,38 @@ def loss_with(
     return wrong
 
 
+def corrupted_first(
+    velocity, x, noise, u, frames, stages, sigma=None, generator=None, shares=None, packed=False, **more
+):
+    """Every frame is corrupted at full size, and the noise of the small ones is averaged away."""
+    if sigma is not None:
+        video_loss(
+            lambda z, t, history, **_: 0 * z,
+            x,
+            noise,
+            u,
+            frames,
+            stages,
+            sigma,
+            torch.Generator(),
+            shares,
+            **more,
+        )
+        mixed = corrupt([x], sigma, generator)[0]
+        for j, f in enumerate(frames):
+            mixed[j, f - 1] = x[j, f - 1]
+        x = mixed
+    return video_loss(velocity, x, noise, u, frames, stages, None, None, shares, **more)
+
+
 def rollout_with(
     past=history, scale=lambda first, k: k > 0, blur=None, append=True, same=False, remember=False, once=False,
     twice=False, keep=lambda frames, memory: frames[-(memory or 0):], sample=pyramid_sample, blind=False,
-    early=lambda first, k: first, named=True,
+    early=lambda first, k, n: first, named=True, other=lambda clips: clips, short=True,
 ):  # fmt: skip
     """scale: which of the two scales. remember: the history of the first frame made is used for all. early:
-    which frames take first_steps. named: the history is given by its name."""
+    which frames take first_steps. named: the history is given by its name. other: what the unconditional
+    network sees. short: memory at all stages."""
 
     def wrong(velocity, noise, stages, steps, given=None, first_steps=None, unconditional=None,
               guidance=(1.0, 1.0), memory=None, jumps=None, generator=None):  # fmt: skip
@@ -168,7 +192,9 @@ def rollout_with(
             if given is not None and not append:
                 kept = given
             sees = {
-                noise.shape[-1] // 2 ** (len(stages) - 1 - i): past(kept, i, len(stages))
+                noise.shape[-1] // 2 ** (len(stages) - 1 - i): past(
+                    kept if short or first or i == len(stages) - 1 else torch.stack(frames, 1), i, len(stages)
+                )
                 for i in range(len(stages))
             }
             if remember:  # the small sizes as they were
@@ -189,10 +215,10 @@ def rollout_with(
                     return bare(z, t, velocity)
                 if unconditional is None:
                     return bare(z, t, velocity)
-                other = unconditional(z, t, history=[] if blind else sees[z.shape[-1]])
-                return other + w * (bare(z, t, velocity) - other)
+                away = unconditional(z, t, history=[] if blind else other(sees[z.shape[-1]]))
+                return away + w * (bare(z, t, velocity) - away)
 
-            n = first_steps if (early(first, k) and first_steps is not None) else steps
+            n = first_steps if (early(first, k, len(frames)) and first_steps is not None) else steps
             z = noise[:, 0 if same else len(frames)]
             fresh = (
                 torch.Generator().manual_seed(generator.initial_seed()) if once and generator else generator
@@ -243,6 +269,10 @@ MISTAKES = {
     ),
     "clips by subsampling": (checks.check_history, history_with(shrink=every_second)),
     "clips with the noise's factor": (checks.check_history, history_with(shrink=lambda x, n: at_level(x, n, 2.0))),
+    "clips that can be read once": (checks.check_history, lambda past, i, k: (c.flip(1) + 1 for c in history(past, i, k))),
+    "odd heights lose a row": (
+        checks.check_history, lambda past, i, k: history(past[..., : past.shape[3] // 2 ** (k - 1) * 2 ** (k - 1), :], i, k)
+    ),
     "levels counted from the finest": (checks.check_history, history_with(level=lambda i, k: i)),
     "M34: causal by token": (
         checks.check_block_causal_mask, lambda ids: torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
@@ -317,6 +347,16 @@ MISTAKES = {
         checks.check_corrupt, corrupt_with(noise=lambda c, g: 12**0.5 * (torch.rand(c.shape, generator=g, dtype=c.dtype) - 0.5))
     ),
     "the first clip only": (checks.check_corrupt, lambda clips, s, g=None: corrupt(clips[:1], s, g)),
+    "one noise for all channels": (
+        checks.check_corrupt, corrupt_with(noise=lambda c, g: randn_like(c[:, :, :1], g).expand_as(c))
+    ),
+    "a tenth more noise": (checks.check_corrupt, corrupt_with(scale=lambda s: 1.1 * s)),
+    "noise that is smooth": (
+        checks.check_corrupt, corrupt_with(noise=lambda c, g: (lambda n: (n + n.roll(1, -1)) / 2**0.5)(randn_like(c, g)))
+    ),
+    "sigma's dtype": (
+        checks.check_corrupt, lambda clips, s, g=None: [c.to(s.dtype) for c in corrupt([c.to(s.dtype) for c in clips], s, g)]
+    ),
     "the generator ignored": (checks.check_corrupt, corrupt_with(noise=lambda c, g: torch.randn_like(c))),
     "the first frame is predicted": (checks.check_video_loss, loss_with(predicted=lambda f: 0)),
     "the last frame of all is predicted": (checks.check_video_loss, loss_with(predicted=lambda f: -1)),
@@ -336,6 +376,32 @@ MISTAKES = {
     "the predicted frame is corrupted too": (
         checks.check_video_loss, loss_with(image=lambda z, s, g: like(1 - s, z) * z + like(s, z) * randn_like(z, g))
     ),
+    "the largest sigma for all": (
+        checks.check_video_loss, loss_with(blur=lambda clips, s, g: corrupt(clips, s.max().expand_as(s), g))
+    ),
+    "another sample's sigma": (checks.check_video_loss, loss_with(blur=lambda clips, s, g: corrupt(clips, s.flip(0), g))),
+    "twice the noise": (
+        checks.check_video_loss, loss_with(blur=lambda clips, s, g: corrupt_with(scale=lambda s: 2 * s)(clips, s, g))
+    ),
+    "uniform noise in the past": (
+        checks.check_video_loss,
+        loss_with(blur=corrupt_with(noise=lambda c, g: torch.rand(c.shape, generator=g, dtype=c.dtype))),
+    ),
+    "a number for each frame of the past": (
+        checks.check_video_loss, loss_with(blur=corrupt_with(noise=lambda c, g: randn_like(c[..., :1, :1], g).expand_as(c)))
+    ),
+    "one noise for the samples of a pass": (
+        checks.check_video_loss, loss_with(blur=corrupt_with(noise=lambda c, g: randn_like(c[:1], g).expand_as(c)))
+    ),
+    "the same noise in every pass": (
+        checks.check_video_loss,
+        loss_with(blur=lambda clips, s, g: corrupt(clips, s, torch.Generator().manual_seed(g.initial_seed()) if g else None)),
+    ),
+    "corrupted first, then halved": (checks.check_video_loss, corrupted_first),
+    "without a gradient": (checks.check_video_loss, torch.no_grad()(video_loss)),
+    "the first channel of the past": (
+        checks.check_video_loss, loss_with(past=lambda x, i, k: [c[:, :, :1] for c in history(x, i, k)])
+    ),
     "losses in the order of the passes": (checks.check_video_loss, loss_with(ordered=False)),
     "corruption at inference": (
         checks.check_rollout, rollout_with(blur=lambda clips: [c + 0.05 * torch.randn_like(c) for c in clips])
@@ -354,10 +420,24 @@ MISTAKES = {
     "memory beyond the beginning": (
         checks.check_rollout, rollout_with(keep=lambda frames, memory: frames[len(frames) - (memory or len(frames)) :])
     ),
-    "first_steps after given frames": (checks.check_rollout, rollout_with(early=lambda first, k: k == 0)),
+    "first_steps after given frames": (checks.check_rollout, rollout_with(early=lambda first, k, n: k == 0)),
     "the history without its name": (checks.check_rollout, rollout_with(named=False)),
     "memory ignored": (checks.check_rollout, rollout_with(keep=lambda frames, memory: frames)),
     "only the newest frame": (checks.check_rollout, rollout_with(keep=lambda frames, memory: frames[-1:])),
+    "one given frame is not a past": (
+        checks.check_rollout, rollout_with(scale=lambda first, k: k > 1)
+    ),
+    "first_steps after one given frame": (
+        checks.check_rollout, rollout_with(early=lambda first, k, n: n < 2)
+    ),
+    "the unconditional sees black": (checks.check_rollout, rollout_with(other=lambda clips: [0 * c for c in clips])),
+    "the unconditional sees the past backwards": (
+        checks.check_rollout, rollout_with(other=lambda clips: [c.flip(1) for c in clips][::-1])
+    ),
+    "memory at the last stage only": (checks.check_rollout, rollout_with(short=False)),
+    "the first channel of the history": (
+        checks.check_rollout, rollout_with(past=lambda x, i, k: [c[:, :, :1] for c in history(x, i, k)])
+    ),
     "the frame of the past as the start": (
         checks.check_rollout, rollout_with(sample=lambda v, z, *rest: pyramid_sample(v, 0.9 * z, *rest))
     ),
@@ -436,14 +516,33 @@ def network(dim=16, depth=2):
     return net.double()
 
 
-VIDEO = checks.clip(4, 5, 1, 8, 8, seed=3)
+VIDEO = checks.images(4, 5, 1, 8, 8, seed=3)
 T = torch.tensor([0.9, 0.5, 0.3, 0.1], dtype=torch.float64)
 LABEL = torch.tensor([0, 1, 2, 3])
 
 
-def test_an_image_is_a_video_without_a_history():
+def test_tokens_by_hand():
+    """Patches, places on the image's grid, and ages, for frames that are not square."""
     net = network()
-    assert torch.equal(net(VIDEO[:, 0], T, LABEL), net(VIDEO[:, 0], T, LABEL, []))
+    z, past = checks.images(2, 1, 8, 12, seed=4), checks.images(2, 4, 1, 8, 12, seed=5)
+    seen = history(past, 1, 2)
+    frames = [frame for clip in (*seen, z[:, None]) for frame in clip.unbind(1)]
+    rows = []
+    for age, frame in zip(range(len(frames) - 1, -1, -1), frames):
+        width = z.shape[-1] / frame.shape[-1]
+        code = sines(torch.tensor(age / 64, dtype=torch.float64), 16, top=64.0) if age else 0
+        for i in range(frame.shape[2] // 2):
+            for j in range(frame.shape[3] // 2):
+                pixels = net.patches(frame[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten(1))
+                middle = (torch.tensor([i, j], dtype=torch.float64) + 0.5) * width - 0.5
+                rows.append(pixels + sines(middle / 64, 8, top=64.0).flatten() + code)
+    torch.testing.assert_close(net.sequence(z, seen)[0], torch.stack(rows, 1), rtol=1e-12, atol=1e-12)
+
+
+def test_the_answer_is_that_of_the_image():
+    net, seen = network(depth=0), history(VIDEO[:, :4], 1, 2)  # without blocks no frame knows of another
+    z = VIDEO[:, 4]
+    torch.testing.assert_close(net(z, T, LABEL, seen), net(z, T, LABEL), rtol=1e-12, atol=0)
 
 
 def test_every_frame_of_the_history_counts():
@@ -454,8 +553,6 @@ def test_every_frame_of_the_history_counts():
             changed = [c.clone() for c in seen]
             changed[j][:, k] += 0.1
             assert (net(VIDEO[:, 4], T, LABEL, changed) - plain).abs().max() > 1e-6
-    swapped = [c.flip(1) for c in seen]  # the order matters: every age has its code
-    assert (net(VIDEO[:, 4], T, LABEL, swapped) - plain).abs().max() > 1e-6
 
 
 def test_no_token_depends_on_a_newer_frame():
@@ -468,19 +565,6 @@ def test_no_token_depends_on_a_newer_frame():
         changed = torch.where((ids == frame)[:, None], x + x.sin(), x)
         moved = (net.body(changed, c, mask)[0] - before).abs().amax((0, 2)) > 1e-9
         assert torch.equal(moved, ids >= frame)
-
-
-def test_small_frames_lie_on_the_grid():
-    """A small frame of one colour per patch has the codes of the middles of the large patches."""
-    net = network()
-    small, large = net.tokens(0 * VIDEO[:1, :1, :, :4, :4], (4, 4)), net.tokens(0 * VIDEO[:1, :1], (4, 4))
-    bias = net.patches.bias
-    rows = (small - bias)[0, 0].reshape(2, 2, 16)
-    near = (large - bias)[0, 0].reshape(4, 4, 16)
-    for i, j in ((0, 0), (1, 1)):
-        block = near[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((0, 1))
-        assert (rows[i, j] - block).abs().max() < 0.15  # sines are not linear
-        assert (rows[i, j] - near[i, j]).abs().max() > 0.2 or (i, j) == (0, 0)
 
 
 def test_videos_and_images_packed():
@@ -518,7 +602,7 @@ def test_images_alone_are_the_loss_of_the_pyramid():
 
 def test_rollout_of_the_network():
     net, found = network(), stages([0, 0.5, 1])
-    noise = checks.clip(4, 5, 1, 8, 8, seed=8)
+    noise = checks.images(4, 5, 1, 8, 8, seed=8)
     made = rollout(lambda z, t, history: net(z, t, LABEL, history), noise, found, 2, VIDEO[:, :2],
                    generator=torch.Generator().manual_seed(0))  # fmt: skip
     assert made.shape == VIDEO.shape and made.dtype == torch.float64 and made.isfinite().all()
@@ -538,12 +622,49 @@ def test_the_flops_are_those_of_the_network(frames):
     assert counter.get_total_flops() - outside == forward_flops(tokens, dim, depth)
 
 
-def test_bad_frames_of_the_past(unchecked_shapes):
-    net = network()
-    with pytest.raises(ValueError, match="1 channels"):
-        net(VIDEO[:, 0], T, LABEL, [VIDEO[:, :1].repeat(1, 1, 2, 1, 1)])
-    with pytest.raises(ValueError, match="divisible by 2"):
-        net(VIDEO[:, 0], T, LABEL, [VIDEO[:, :1, :, :7]])
+def test_lengths_may_be_a_tensor():
+    net, found, noise = network(), stages([0, 0.5, 1]), checks.images(4, 1, 8, 8, seed=1)
+    lists, tensor = (
+        video_loss(net, VIDEO, noise, T, f, found) for f in ([2, 3, 3, 3], torch.tensor([2, 3, 3, 3]))
+    )
+    assert torch.equal(lists, tensor)
+
+
+FOUND = stages([0, 0.5, 1])
+still = lambda z, t, history: 0 * z
+BAD = {
+    "a stage of none": (lambda: history_layout(2, 0, 0), "stage 0 of 0"),
+    "a level that does not exist": (lambda: count_tokens([(1, 5)], 3, 64), "levels 0 to 2"),
+    "an empty group": (lambda: count_tokens([(0, 1)], 3, 64), "levels 0 to 2"),
+    "more given than frames": (lambda: video_flops(3, [1], 16, 8, given=4), "at most all of them given"),
+    "no frames to make": (lambda: video_flops(0, [1], 16, 8), "at least one frame"),
+    "sigma of 1": (lambda: corrupt([VIDEO], torch.ones(4)), "one sigma in"),
+    "one sigma for four": (lambda: corrupt([VIDEO], torch.zeros(1)), "one sigma in"),
+    "frames of three channels": (lambda: network()(VIDEO[:, 0], T, LABEL, [VIDEO[:, :1].repeat(1, 1, 3, 1, 1)]), "1 channels"),
+    "frames of odd width": (lambda: network()(VIDEO[:, 0], T, LABEL, [VIDEO[:, :1, :, :, :7]]), "divisible by 2"),
+    "a frame for a clip": (lambda: network()(VIDEO[:, 0], T, LABEL, [VIDEO[:, 0]]), "history of clips"),
+    "a clip for a history": (lambda: network()(VIDEO[:, 0], T, LABEL, VIDEO), "history of clips"),
+    "another's history": (lambda: network()(VIDEO[:, 0], T, LABEL, [VIDEO[:2]]), "history of clips"),
+    "lengths that are no numbers": (lambda: video_loss(still, VIDEO, VIDEO[:, 0], T, [1.5] * 4, FOUND), "number of frames to use"),
+    "one length": (lambda: video_loss(still, VIDEO, VIDEO[:, 0], T, 3, FOUND), "number of frames to use"),
+    "noise for more videos": (lambda: video_loss(still, VIDEO, torch.cat([VIDEO[:, 0]] * 2), T, [1] * 4, FOUND), "noise for one frame each"),
+    "noise for more images": (lambda: pyramid_loss(still, VIDEO[:, 0], torch.cat([VIDEO[:, 0]] * 2), T, FOUND), "one shape"),
+    "no frames": (lambda: rollout(still, VIDEO[:, :0], FOUND, 1), "for every frame"),
+    "given of another dtype": (lambda: rollout(still, VIDEO, FOUND, 1, VIDEO[:, :1].float()), "dtype"),
+    "given images": (lambda: rollout(still, VIDEO, FOUND, 1, VIDEO[:, 0]), "do not fit"),
+    "three scales": (lambda: rollout(still, VIDEO, FOUND, 1, guidance=(1, 1, 1)), "two scales"),
+    "one scale": (lambda: rollout(still, VIDEO, FOUND, 1, guidance=2.0), "two scales"),
+    "steps for three stages": (lambda: rollout(still, VIDEO, FOUND, [1, 1, 1], VIDEO), "each of 2 stages"),
+    "first steps for one stage": (lambda: rollout(still, VIDEO, FOUND, 1, VIDEO[:, :1], [1]), "each of 2 stages"),
+    "lists of unequal length": (lambda: network().packed([VIDEO[:, 0]], [T, T]), "longer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, unchecked_shapes):
+    call, sentence = BAD[name]
+    with pytest.raises(ValueError, match=sentence):
+        call()
 
 
 # the trained models that the lesson uses
