@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed
 	$(VENV)/bin/python -m minidistill --out $(OUT) --resume
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadgroup --jaxtyping-packages=minidistill,beartype.beartype
+	$(VENV)/bin/python -m pytest --numprocesses=2 --jaxtyping-packages=minidistill,beartype.beartype
 
 lessons: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest --numprocesses=2 -m lessons

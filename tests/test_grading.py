@@ -22,8 +22,7 @@ from minidistill.checks.grading import attempt, grade
 from minidistill.progressive import two_step_target
 from minidistill.video import history_layout
 
-# learners see what the code itself says; one worker, for the course that is made once
-pytestmark = [pytest.mark.usefixtures("unchecked_shapes"), pytest.mark.xdist_group("grading")]
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # learners see what the code itself says
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 EXERCISES = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
 ROOT = NOTEBOOKS.parent
@@ -218,21 +217,34 @@ ENDLESS = {
 }
 
 
-@pytest.fixture(scope="module")
-def course(tmp_path_factory):
-    """One assignment, eight students, graded with a seed that nobody knew; and what nbgrader wrote."""
-    folder = tmp_path_factory.mktemp("course")
+def without_nbgrader(source, target):
+    """What our own command releases."""
+    sys.path.insert(0, str(NOTEBOOKS))
+    from release import release
+
+    release(source, target)
+
+
+def assignment(folder):
+    """A course in the folder, with one notebook to release."""
     (folder / "exercises").mkdir()
     shutil.copy(NOTEBOOKS / "nbgrader_config.py", folder)
-    source = NOTEBOOKS / "exercises" / "ps1_schedules.ipynb"
-    shutil.copy(source, folder / "exercises")
+    return shutil.copy(NOTEBOOKS / "exercises" / "ps1_schedules.ipynb", folder / "exercises")
+
+
+def test_a_course(tmp_path):
+    """One assignment, seven students, graded with a seed that nobody knew; and what nbgrader wrote."""
+    folder, source = tmp_path, assignment(tmp_path)
     # the graded cells would stop by themselves after 20 seconds; here nbgrader's own limit shows as well
     config = folder / "nbgrader_config.py"
     config.write_text(config.read_text().replace("timeout = 60", "timeout = 6"))
     assert nbgrader(folder, "generate_assignment", "exercises").returncode == 0
     released = nbformat.read(folder / "release" / "exercises" / "ps1_schedules.ipynb", as_version=4)
-    right = {i: c.source for i, c in notes(nbformat.read(source, as_version=4), solution=True).items()}
+    without_nbgrader(source, folder / "ours.ipynb")
+    ours = nbformat.read(folder / "ours.ipynb", as_version=4)
+    assert [c.source for c in ours.cells] == [c.source for c in released.cells]
 
+    right = {i: c.source for i, c in notes(nbformat.read(source, as_version=4), solution=True).items()}
     edited = copy.deepcopy(released)
     for cell in notes(edited, grade=True).values():
         cell.source = "pass"
@@ -253,52 +265,30 @@ def course(tmp_path_factory):
         nbformat.write(notebook, target)
     start = time.perf_counter()
     graded = nbgrader(folder, "autograde", "exercises", "--create", MINIDISTILL_SEED="11")
-    seconds = time.perf_counter() - start
+    print(f"autograde: {(time.perf_counter() - start) / len(students):.1f} s per student")
     assert nbgrader(folder, "generate_feedback", "exercises").returncode == 0, graded.stderr[-2000:]
     assert nbgrader(folder, "export").returncode == 0
     with open(folder / "grades.csv", newline="") as file:
         scores = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
-    return folder, scores, seconds
-
-
-def test_points(course):
-    _, scores, seconds = course
-    print(f"autograde: {seconds / len(scores):.1f} s per student")
     assert scores == {
         "right": 10, "blank": 0, "imports": 0, "partial": 2, "edited": 0, "hostile": 4, "failing": 10,
     }  # fmt: skip
 
-
-def test_the_locked_test_is_restored(course):
-    folder, *_ = course
-    graded = nbformat.read(
+    # the locked test is back, and the hint is in the feedback
+    edited = nbformat.read(
         folder / "autograded" / "edited" / "exercises" / "ps1_schedules.ipynb", as_version=4
     )
-    assert "grade(checks.check_cosine, cosine)" in notes(graded, grade=True)["cosine_test"].source
-
-
-def test_the_hint_is_in_the_feedback(course):
-    folder, *_ = course
+    assert "grade(checks.check_cosine, cosine)" in notes(edited, grade=True)["cosine_test"].source
     page = (folder / "feedback" / "blank" / "exercises" / "ps1_schedules.html").read_text()
     assert "Nothing here yet" in page
 
 
-def test_nbgrader_and_our_command_release_the_same_cells(course):
-    sys.path.insert(0, str(NOTEBOOKS))
-    from release import release
-
-    folder, *_ = course
-    release(NOTEBOOKS / "exercises" / "ps1_schedules.ipynb", folder / "ours.ipynb")
-    ours = nbformat.read(folder / "ours.ipynb", as_version=4)
-    theirs = nbformat.read(folder / "release" / "exercises" / "ps1_schedules.ipynb", as_version=4)
-    assert [c.source for c in ours.cells] == [c.source for c in theirs.cells]
-
-
-def test_validate(course):
-    folder, *_ = course
-    said = nbgrader(folder, "validate", "exercises/ps1_schedules.ipynb")
+def test_validate(tmp_path):
+    source = assignment(tmp_path)
+    said = nbgrader(tmp_path, "validate", "exercises/ps1_schedules.ipynb")
     assert "Success! Your notebook passes all the tests" in said.stdout + said.stderr
-    said = nbgrader(folder, "validate", "--invert", "release/exercises/ps1_schedules.ipynb")
+    without_nbgrader(source, tmp_path / "released.ipynb")
+    said = nbgrader(tmp_path, "validate", "--invert", "released.ipynb")
     assert "does not pass any tests" in said.stdout + said.stderr
 
 
