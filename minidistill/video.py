@@ -1,9 +1,9 @@
 """Video, frame by frame: a pyramid in time on top of the pyramid in space.
 
-    stage    the past, oldest first          the frame that is made       3 stages, 8 frames
-      0      4x4  4x4  4x4  4x4  4x4  4x4  4x4  |  4x4
-      1      4x4  4x4  4x4  4x4  4x4  4x4  8x8  |  8x8
-      2      4x4  4x4  4x4  4x4  4x4  8x8 16x16 | 16x16
+    8 frames    the past, oldest first                    the frame that is made
+    stage 0     4x4  4x4  4x4  4x4  4x4  4x4   4x4      4x4
+    stage 1     4x4  4x4  4x4  4x4  4x4  4x4   8x8      8x8
+    stage 2     4x4  4x4  4x4  4x4  4x4  8x8  16x16    16x16
 
 Each frame goes through the stages of pyramid.py, and the network looks at the frames before it. A past at
 full size would cost far more than the frame itself, and is not needed: of the newest frame one wants the
@@ -210,8 +210,8 @@ def rollout(
             f"need noise (b, frames, c, height, width) for every frame, got {tuple(noise.shape)}"
         )
     given = noise[:, :0] if given is None else given
-    shape = (len(noise), given.shape[1] if given.ndim == 5 else None, *noise.shape[2:])
-    if given.shape != shape or given.shape[1] > noise.shape[1] or given.dtype != noise.dtype:
+    fits = given.shape[:1] + given.shape[2:] == noise.shape[:1] + noise.shape[2:]
+    if not fits or given.shape[1] > noise.shape[1] or given.dtype != noise.dtype:
         raise ValueError(
             f"given frames {tuple(given.shape)}, {given.dtype}, do not fit noise {tuple(noise.shape)}, "
             f"{noise.dtype}: the same sizes and dtype, and no more frames"
@@ -234,11 +234,12 @@ def rollout(
         first = not frames
         past = given if first else torch.stack(frames if memory is None else frames[-memory:], dim=1)
         clips = {side: history(past, i, len(stages)) for i, side in enumerate(sides)}
-        sees = lambda network: (
-            lambda z, t: network(z, t, history=clips[z.shape[-1]])
-        )  # z's size is the stage's
+
+        def shown(network: Velocity) -> Velocity:  # the size of z tells its stage
+            return lambda z, t: network(z, t, history=clips[z.shape[-1]])
+
         scale = guidance[0] if first else guidance[1]
-        v = sees(velocity) if scale == 1 else guided(sees(velocity), sees(unconditional), scale)
+        v = shown(velocity) if scale == 1 else guided(shown(velocity), shown(unconditional), scale)
         n = first_steps if first and first_steps is not None else steps
         fresh = None if jumps is None else jumps[k]
         frames.append(pyramid_sample(v, noise[:, len(frames)], stages, n, fresh, generator))
