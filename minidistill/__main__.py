@@ -16,7 +16,15 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from minidistill import plots, pyramid, quickstart, quickstart_video
+from minidistill import (
+    plots,
+    pyramid,
+    quickstart,
+    quickstart_ect,
+    quickstart_phased,
+    quickstart_pyramid,
+    quickstart_video,
+)
 from minidistill.metrics import Classifier
 from minidistill.phased import parse_plan, phase_edges, phase_grid
 from minidistill.progressive import halvings
@@ -139,11 +147,11 @@ def stages(args: argparse.Namespace) -> dict[str, int]:
             return updates | {"ect": args.updates}
         case "pyramid":
             side = 16 if args.data == "digits" else 32
-            found, net = pyramid.stages(quickstart.PYRAMID_CUTS), quickstart.pyramid_network(side)
-            flops = quickstart.forward_flops(net, side, found)
+            found, net = pyramid.stages(quickstart_pyramid.CUTS), quickstart_pyramid.network(side)
+            flops = quickstart_pyramid.forward_flops(net, side, found)
             # as many training FLOPs for one stage as for all
             updates["plain"] = max(1, round(args.updates * sum(flops) / len(flops) / flops[-1]))
-            students = halvings(quickstart.PYRAMID_STEPS)
+            students = halvings(quickstart_pyramid.STEPS)
             return updates | {f"student {n}": args.updates // len(students) for n in students}
     plans = args.plan or [f"{args.updates // 3}-{phases}" for phases in (1, 2, 4)]
     return updates | {f"plan {text}": args.updates // len(plans) for text in plans}
@@ -153,7 +161,7 @@ def check_plan(text: str, updates: int) -> list[tuple[int, int]]:
     """The plan. Raises ValueError when it does not fit the grid, or its last entry would never be reached."""
     plan = parse_plan(text)
     for _, phases in plan:
-        phase_edges(phase_grid(quickstart.PHASED_GRID), phases)  # refuses what does not divide the grid
+        phase_edges(phase_grid(quickstart_phased.GRID), phases)  # refuses what does not divide the grid
     if len(plan) > 1 and plan[-2][0] >= updates:
         raise ValueError(
             f"plan {text}: its last entry starts after update {plan[-2][0]}, and this student has {updates}"
@@ -200,12 +208,12 @@ def run(args: argparse.Namespace) -> None:
         return run_video(args, updates, first)
     x, y, x_test, y_test = (a.to(args.device) for a in quickstart.load(args.data, args.folder))
     if args.method == "pyramid":
-        x, x_test = quickstart.pyramid_images(x), quickstart.pyramid_images(x_test)
+        x, x_test = quickstart_pyramid.images(x), quickstart_pyramid.images(x_test)
     data_std = x.std().item()
 
     torch.manual_seed(args.seed)
     judge = Classifier(side=x.shape[-1]).to(args.device)
-    net = quickstart.pyramid_network(x.shape[-1]) if args.method == "pyramid" else quickstart.network(x)
+    net = quickstart_pyramid.network(x.shape[-1]) if args.method == "pyramid" else quickstart.network(x)
     net = net.to(args.device)
     teacher = copy.deepcopy(net)
 
@@ -225,20 +233,20 @@ def run(args: argparse.Namespace) -> None:
             case "ect":
                 stage("teacher", quickstart.train_teacher, net, teacher, x, y)
                 student = copy.deepcopy(net)
-                stage("ect", quickstart.train_ect, net, student, teacher, x, y)
+                stage("ect", quickstart_ect.train_ect, net, student, teacher, x, y)
                 contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
                 for n in (8, 4, 2, 1):
                     contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
-                    if n in quickstart.ECT_TIMES:
-                        contestants.append(quickstart.by_renoise("ect", student, data_std, n, args.seed))
+                    if n in quickstart_ect.TIMES:
+                        contestants.append(quickstart_ect.by_renoise("ect", student, data_std, n, args.seed))
             case "phased":
-                stage("teacher", quickstart.train_flow_teacher, net, teacher, x, y)
-                by_flow, scale = quickstart.by_flow, args.guidance
-                contestants = [by_flow("teacher", teacher, data_std, quickstart.PHASED_GRID, scale)]
+                stage("teacher", quickstart_phased.train_flow_teacher, net, teacher, x, y)
+                by_flow, scale = quickstart_phased.by_flow, args.guidance
+                contestants = [by_flow("teacher", teacher, data_std, quickstart_phased.GRID, scale)]
                 contestants += [by_flow("undistilled", teacher, data_std, n, scale) for n in (8, 4, 2, 1)]
                 for name, plan in plans.items():
                     student = copy.deepcopy(net)
-                    stage(name, quickstart.train_phased, net, student, teacher, plan, scale, x, y)
+                    stage(name, quickstart_phased.train_phased, net, student, teacher, plan, scale, x, y)
                     for n in (8, 4, 2, 1):
                         contestants.append(by_flow(f"{name}, Euler", student, data_std, n))
                         if n > 1:  # one jump needs no noise
@@ -246,12 +254,13 @@ def run(args: argparse.Namespace) -> None:
                             contestants.append(noisy)
 
             case "pyramid":
-                by_pyramid, most = quickstart.by_pyramid, quickstart.PYRAMID_STEPS
-                found, single = pyramid.stages(quickstart.PYRAMID_CUTS), pyramid.stages([0, 1])
-                flops = quickstart.forward_flops(net, x.shape[-1], found)
+                job = quickstart_pyramid
+                by_pyramid, most = job.by_pyramid, job.STEPS
+                found, single = pyramid.stages(job.CUTS), pyramid.stages([0, 1])
+                flops = job.forward_flops(net, x.shape[-1], found)
                 plain, blank = copy.deepcopy(net), copy.deepcopy(net)
-                stage("teacher", quickstart.train_pyramid, net, teacher, found, x, y)
-                stage("plain", quickstart.train_pyramid, blank, plain, single, x, y)
+                stage("teacher", job.train_pyramid, net, teacher, found, x, y)
+                stage("plain", job.train_pyramid, blank, plain, single, x, y)
                 contestants = [
                     by_pyramid("teacher", teacher, found, most, flops, args.seed),
                     by_pyramid("one size", plain, single, most * len(found), flops[-1:], args.seed),
@@ -259,7 +268,7 @@ def run(args: argparse.Namespace) -> None:
                 parent = teacher
                 for n in halvings(most):
                     student = copy.deepcopy(net)
-                    stage(f"student {n}", quickstart.train_pyramid_student, student, parent, found, n, x, y)
+                    stage(f"student {n}", job.train_pyramid_student, student, parent, found, n, x, y)
                     one_size = by_pyramid("one size", plain, single, n * len(found), flops[-1:], args.seed)
                     undistilled = by_pyramid("undistilled", teacher, found, n, flops, args.seed)
                     distilled = by_pyramid("student", student, found, n, flops, args.seed)

@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 
 from minidistill import __main__ as program
-from minidistill import quickstart, quickstart_video, train
+from minidistill import (
+    quickstart,
+    quickstart_ect,
+    quickstart_phased,
+    quickstart_pyramid,
+    quickstart_video,
+    train,
+)
 from minidistill.__main__ import main
 from minidistill.metrics import Classifier
 
@@ -77,7 +84,7 @@ def test_ect(short, tmp_path, capsys):
 
 
 def test_pyramid(short, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, "PYRAMID_STEPS", 2)
+    monkeypatch.setattr(quickstart_pyramid, "STEPS", 2)
     assert go(tmp_path, "--method", "pyramid") == 0
     rows = table(tmp_path)
     assert [(row["model"], row["steps"]) for row in rows] == [
@@ -151,11 +158,11 @@ def test_an_impossible_plan_stops_before_any_work(tmp_path, capsys, plan, senten
 def test_fresh_noise_is_not_the_start_again(short, monkeypatch):
     """A sampler that draws from the seed of the start draws the start: the noises would be one."""
     seen = []
-    monkeypatch.setattr(quickstart, "renoise", lambda f, z, times, schedule, generator: seen.append(
+    monkeypatch.setattr(quickstart_ect, "renoise", lambda f, z, times, schedule, generator: seen.append(
         (z, torch.randn(z.shape, generator=generator))) or z)  # fmt: skip
     x, _, x_test, y_test = quickstart.load("digits")
     net = quickstart.network(x)
-    quickstart.compare([quickstart.by_renoise("ect", net, 1.0, 2, 0)], Classifier(), x, x_test, y_test)
+    quickstart.compare([quickstart_ect.by_renoise("ect", net, 1.0, 2, 0)], Classifier(), x, x_test, y_test)
     start, drawn = seen[0]
     assert abs((start / start.std() * drawn).mean()) < 0.05
 
@@ -172,7 +179,8 @@ def test_fresh_noise_is_not_the_start_again(short, monkeypatch):
 def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call, method):
     go = lambda out, *more: main(["--updates", "20", "--out", str(out), "--method", method, *more])
     assert go(tmp_path / "whole") == 0
-    calls, original = [], getattr(quickstart, loss)
+    job = {"ect": quickstart_ect, "phased": quickstart_phased}.get(method, quickstart)
+    calls, original = [], getattr(job, loss)
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -180,10 +188,10 @@ def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, c
             signal.raise_signal(signal.SIGINT)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(quickstart, loss, interrupted)
+    monkeypatch.setattr(job, loss, interrupted)
     assert go(tmp_path / "cut") == 130
     assert "--resume continues it" in capsys.readouterr().err
-    monkeypatch.setattr(quickstart, loss, original)
+    monkeypatch.setattr(job, loss, original)
     assert go(tmp_path / "cut", "--resume") == 0
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
 
