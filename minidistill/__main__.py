@@ -294,7 +294,10 @@ def run_video(args: argparse.Namespace, updates: dict[str, int], first: bool) ->
             stage(name, quickstart_video.train_video, copy.deepcopy(net), nets[name], found, x, y)
     if not first:
         return
-    print("Trained; now each model makes videos from 4 frames, from 1 and from a label.", file=sys.stderr)
+    print(
+        "Trained; now each model makes videos from 4 frames, from 1 and from a label: half a minute or more.",
+        file=sys.stderr,
+    )
     for name, model in nets.items():  # without the optimizer: all that a video needs
         run = {"data": args.data, "model": name, "seed": args.seed}
         weights = {"ema": model.state_dict(), "run": run, "step": updates[name]}

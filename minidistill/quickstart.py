@@ -164,9 +164,9 @@ def markdown(table: list[dict]) -> str:
         "Frechet distance": ("frechet", lambda row: f"{row['frechet']:.2f} ± {row['frechet_se']:.2f}"),
         "class accuracy": ("accuracy", lambda row: f"{row['accuracy']:.3f}"),
         "error of the next frame, pixels": ("next", lambda row: f"{row['next']:.2f} ± {row['next_se']:.2f}"),
-        "of the last": ("last", lambda row: f"{row['last']:.2f}"),
+        "error of the last frame": ("last", lambda row: f"{row['last']:.2f}"),
         "squared error": ("square", lambda row: f"{row['square']:.4f}"),
-        "shows its label": ("label", lambda row: f"{row['label']:.2f}"),
+        "share that shows its label": ("label", lambda row: f"{row['label']:.2f}"),
         "seconds": ("seconds", lambda row: f"{row['seconds']:.2f}"),
     }
     shown = {title: rule for title, rule in columns.items() if any(rule[0] in row for row in table)}

@@ -8,7 +8,7 @@
 Each frame goes through the stages of pyramid.py, and the network looks at the frames before it. A past at
 full size would cost far more than the frame itself, and is not needed: of the newest frame one wants the
 details, of the older ones where things were and how they moved. So the newest frame is seen at the size of
-the stage, each older one a size smaller, and all that are older at the smallest size.
+the stage, and each older one a size smaller than the frame after it, until the smallest size.
 
 A first frame has no past and is an image: the same network makes images and videos, and learns from both. A
 video starts from a class label alone, from one given frame, a picture, or from several.

@@ -61,15 +61,16 @@ def careful(answer: Callable) -> Callable:
 
     @functools.wraps(answer)
     def wrapped(*args, **kwargs):
-        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        lists = [a if isinstance(a, (list, tuple)) else [a] for a in (*args, *kwargs.values())]
+        tensors = [a for items in lists for a in items if isinstance(a, Tensor)]
         before = [a.detach().clone() for a in tensors]
         result = answer(*args, **kwargs)
         for now, then in zip(tensors, before):
             same = now.shape == then.shape and torch.equal(now.detach().nan_to_num(), then.nan_to_num())
             assert same, "Your function changes its input. Make a new tensor: z = z + 1."
         for value in result if isinstance(result, tuple) else (result,):
-            if isinstance(value, Tensor) and tensors:
-                given = {a.dtype for a in tensors}
+            given = {a.dtype for a in tensors}
+            if isinstance(value, Tensor) and any(dtype.is_floating_point for dtype in given):
                 assert value.dtype in given | {torch.bool}, (
                     f"Your function returns {value.dtype}; it was given {given}."
                 )

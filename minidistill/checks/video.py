@@ -176,7 +176,9 @@ def check_block_causal_mask(block_causal_mask=video.block_causal_mask, seed: int
         )
         assert not torch.equal(mask, ~right), f"Frames {ids}: True means may look, not that it is hidden."
         i, j = (mask != right).nonzero()[0].tolist()
-        if ids[i] == ids[j]:
+        if i == j:
+            answer = "Yes: a token looks at itself too. At least as new, not newer."
+        elif ids[i] == ids[j]:
             answer = "Yes: a frame sees all of itself, also its later tokens. Causal by frame, not by token."
         elif ids[i] > ids[j]:
             answer = "Yes: all older frames are seen. The numbers decide, not the places in the sequence."
@@ -195,6 +197,7 @@ def check_grid_positions(grid_positions=video.grid_positions, seed: int = 0) -> 
         (1, 4, [1.5]),
         (2, 3, [0.25, 1.75]),
         (5, 5, [0.0, 1.0, 2.0, 3.0, 4.0]),
+        (8, 4, [-0.25, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.25]),
         (m, m_ref, ((edges[1:] + edges[:-1]) / 2).tolist()),
     ):
         found, j, width = grid_positions(n, n_ref), torch.arange(n, dtype=DOUBLE), n_ref / n
@@ -208,6 +211,7 @@ def check_grid_positions(grid_positions=video.grid_positions, seed: int = 0) -> 
             (j * width - 0.5, "These are the edges where the cells begin. Their middles are half a cell on."),
             ((j + 0.5) * width, "Half too much: the middle of cell 0 of the grid is at 0, its edge at -1/2."),
             (torch.linspace(0, n_ref - 1, n), "End to end? The outer edges agree, not the outer middles."),
+            (torch.tensor(wanted).clamp(0, n_ref - 1), "Clamped? Middles may be below 0 or above n_ref - 1."),
         )
         hint = next(
             (
@@ -528,7 +532,7 @@ def check_rollout(rollout=video.rollout, seed: int = 0) -> None:
             close(
                 made[:, f],
                 frame,
-                f"Frame {f}, {'none' if start is None else 'two'} given, guidance {scales}: the first scale "
+                f"Frame {f}, {n0} given, guidance {scales}: the first scale "
                 "is for a frame without a past, the second for all others; unconditional + scale "
                 "(conditional - unconditional), for any scale but 1, and both with the history.",
                 1e-9,
