@@ -43,6 +43,7 @@ def animation(
             columns,
             f"{title} frame {frame + 1}".strip(),
         )
+        figure.get_layout_engine().set(w_pad=0.1)  # room for the names on the left
         page = io.BytesIO()
         figure.savefig(page, dpi=dpi)
         plt.close(figure)
