@@ -57,7 +57,7 @@ def attempt(draw: Callable) -> None:
 
 
 def careful(answer: Callable) -> Callable:
-    """The answer, which must leave its tensors as they are and return a dtype it was given, or bool."""
+    """The answer, which must leave its tensors as they are and return the dtype of its numbers, or bool."""
 
     @functools.wraps(answer)
     def wrapped(*args, **kwargs):
