@@ -29,9 +29,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.parameterization import Denoiser
+from minidistill.inputs import Number, Whole, each, extremes, number, samples, whole, wide
+from minidistill.parameterization import Denoiser, ask, mean_square, same_dropout
 from minidistill.samplers import ddim_step
-from minidistill.schedules import Batch, Number, Schedule, Time, coefficients, edm, like, mix
+from minidistill.schedules import Batch, Schedule, Time, coefficients, edm, like, mix, until
 
 # the boundary
 
@@ -44,14 +45,14 @@ def boundary(t: Time, data_std: Number = 0.5, t_min: Number = 0.002) -> tuple[Ti
     train: `as_denoiser` is EDM's form for every schedule (F = -tangent), so any network trained with it
     already satisfies f(z, 0) = z. Raises ValueError for t < t_min, where c_skip would fall again.
     """
-    if not (data_std > 0 and t_min >= 0):
-        raise ValueError(f"need data_std > 0 and t_min >= 0, got {data_std} and {t_min}")
-    above = t - t_min
-    if (above < 0).any():
-        raise ValueError(f"the boundary is at t_min = {t_min}: t must not be smaller, got {t.min().item():g}")
-    r = torch.sqrt(t**2 + data_std**2)
+    data_std, t_min = number("data_std", data_std, above=0), number("t_min", t_min, least=0)
+    t_min = torch.tensor(t_min, dtype=t.dtype).item()  # the boundary is where t can be
+    each("t", t, t, least=t_min, why=", t_min, where the boundary is")
+    precise = t.to(wide(t.dtype))
+    above, r = precise - t_min, torch.sqrt(precise**2 + data_std**2)
     # c_skip is data_std^2 / (above^2 + data_std^2), written such that it is exactly 1 at t_min
-    return 1 / (1 + (above / data_std) ** 2), above * data_std / r, 1 / r
+    found = 1 / (1 + (above / data_std) ** 2), above * data_std / r, 1 / r
+    return tuple(c.to(t.dtype) for c in found)
 
 
 # the target and the loss
@@ -69,19 +70,19 @@ def ode_step(
     """
     if solver not in ("euler", "heun"):
         raise ValueError(f'solver must be "euler" or "heun", got {solver!r}')
-    x_1 = denoiser(z, t.to(z.dtype))
+    x_1 = ask(denoiser, z, t, "x")
     z_s = ddim_step(x_1, z, t, s, schedule)
     if solver == "euler":
         return z_s
     (alpha_t, sigma_t), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
-    if (alpha_t == 0).any():
+    if not extremes(alpha_t)[0] > 0:
         raise ValueError("a Heun step cannot start at alpha = 0, pure noise: use a smaller t, or Euler")
     inside = sigma_s > 0
     # where s is clean the second answer is not used: ask at t, since some networks take the log of the time
-    x_2 = denoiser(z_s, torch.where(inside.flatten(), s, t).to(z.dtype))
+    x_2 = ask(denoiser, z_s, torch.where(inside.flatten(), s, t), "x")
     eps_1, eps_2 = (z - alpha_t * x_1) / sigma_t, (z_s - alpha_s * x_2) / sigma_s
     keep = alpha_s / alpha_t
-    return torch.where(inside, keep * z + (sigma_s - keep * sigma_t) * (eps_1 + eps_2) / 2, z_s)
+    return torch.where(inside, keep * z + (sigma_s - keep * sigma_t) * (eps_1 + eps_2) / 2, z_s).to(z.dtype)
 
 
 @torch.no_grad()  # a target is a constant
@@ -102,17 +103,17 @@ def consistency_target(
     same eps: consistency training, algorithm 3. Its mean over all (x, eps) that give z_t is the exact Euler
     step. Where sigma_s = 0, the target is z_s itself. Raises ValueError unless 0 <= s < t and sigma_t > 0.
     """
-    if s.shape != t.shape or not ((s >= 0) & (s.to(x.dtype) < t.to(x.dtype))).all():
+    each("t", t, x)
+    each("s", s, x, least=0)
+    if not (s.to(x.dtype) < t.to(x.dtype)).all():
         raise ValueError(f"s is the cleaner time: need 0 <= s < t for every sample, told apart in {x.dtype}")
     z = mix(x, eps, t, schedule)
     z_s = ode_step((lambda z, t: x) if teacher is None else teacher, z, t, s, schedule, solver)
     alpha_s, sigma_s = coefficients(schedule, s, z)
     noisy = sigma_s > 0
     # the whole batch, at any time where z_s is clean: a part of it would draw another dropout mask
-    answer = f(z_s, torch.where(noisy.flatten(), s, t).to(z.dtype))
-    if answer.shape != x.shape:
-        raise ValueError(f"f returned shape {tuple(answer.shape)} for samples of {tuple(x.shape)}")
-    return torch.where(noisy, answer, z_s / alpha_s)
+    answer = ask(f, z_s, torch.where(noisy.flatten(), s, t), "x")
+    return torch.where(noisy, answer, z_s / alpha_s).to(x.dtype)
 
 
 def pseudo_huber(delta: Batch, c: Number) -> Time:
@@ -122,11 +123,11 @@ def pseudo_huber(delta: Batch, c: Number) -> Time:
     weight 1 / sqrt(|delta|^2 + c^2), and half of that of |delta|^2 with this weight, which is how ECT tells
     it. c = 0 is the norm, whose gradient at 0 is 0 here. Raises ValueError for c < 0.
     """
-    if not c >= 0:
-        raise ValueError(f"c must be at least 0 (0 is the norm, large c is the square), got {c}")
-    norm = torch.linalg.vector_norm(delta.reshape(len(delta), -1), dim=1)
+    c = number("c", c, least=0, why=" (0 is the norm, large c is the square)")
+    samples(delta=delta)
+    norm = torch.linalg.vector_norm(delta.to(wide(delta.dtype)).reshape(len(delta), -1), dim=1)
     # sqrt(norm^2 + c^2) - c, without the difference of near-equal numbers when norm is much smaller than c
-    return norm**2 / (torch.sqrt(norm**2 + c**2) + c) if c > 0 else norm
+    return (norm**2 / (torch.sqrt(norm**2 + c**2) + c) if c > 0 else norm).to(delta.dtype)
 
 
 def consistency_loss(
@@ -142,17 +143,13 @@ def consistency_loss(
 ) -> Time:
     """The Pseudo-Huber distance of f at t to its target at s, unweighted: (b,).
 
-    The gradient flows through f(z_t, t) only. f is asked twice with the same dropout mask: torch's random
-    state, which dropout draws from, is put back in between. A teacher should have no dropout (`eval()`).
+    The gradient flows through f(z_t, t) only. f is asked twice with the same dropout mask. A teacher should
+    have no dropout (`eval()`).
     """
     pseudo_huber(x[:1], c)  # refuses a wrong c before any work is done
-    devices = [] if x.device.type == "cpu" else [x.device]
-    with torch.random.fork_rng(devices, device_type=x.device.type):
+    with same_dropout(x):
         target = consistency_target(f, x, eps, t, s, schedule, teacher, solver)
-    found = f(mix(x, eps, t, schedule), t.to(x.dtype))
-    if found.shape != x.shape:
-        raise ValueError(f"f returned shape {tuple(found.shape)} for samples of {tuple(x.shape)}")
-    return pseudo_huber(found - target, c)
+    return pseudo_huber(ask(f, mix(x, eps, t, schedule), t, "x") - target, c)
 
 
 # Easy Consistency Tuning: s is a fraction of t that grows with the stage
@@ -165,33 +162,34 @@ def ect_mapping(t: Time, a: Number, q: Number = 2.0, k: Number = 8.0, b: Number 
     from a = 3 on nowhere. Above 0 each stage divides the gap t - s by q. Only q^a matters.
     Raises ValueError unless a >= 1 and q > 1.
     """
-    if not a >= 1:
-        raise ValueError(f"stages are counted from a = 1, got {a}; a = 0 would put s below 0 everywhere")
-    if not q > 1:
-        raise ValueError(f"q must be larger than 1, so that s approaches t with the stages, got {q}")
-    if not (k >= 0 and b >= 0):
-        raise ValueError(f"k and b must be at least 0, got {k} and {b}")
-    return t * (1 - (1 + k * torch.sigmoid(-b * t)) / q**a).clamp(min=0)
+    a = number("a", a, least=1, why=": stages are counted from 1, and a = 0 would put s below 0 everywhere")
+    q = number("q", q, above=1, why=", so that s approaches t with the stages")
+    k, b = number("k", k, least=0), number("b", b, least=0)
+    each("t", t, t, least=0)
+    precise = t.to(wide(t.dtype))
+    share = (1 - (1 + k * torch.sigmoid(-b * precise)) * q**-a).clamp(min=0)
+    return (precise * share).to(t.dtype)
 
 
-def ect_stage(step: int, steps_per_stage: int) -> int:
+def ect_stage(step: Whole, steps_per_stage: Whole) -> int:
     """The stage a at training step 1, 2, ...: 1 for the first `steps_per_stage` steps, then 2, and so on."""
-    if steps_per_stage < 1 or step < 1:
-        raise ValueError(f"steps and stages are counted from 1, got {step} and {steps_per_stage} per stage")
-    return (step - 1) // steps_per_stage + 1
+    return (whole("step", step) - 1) // whole("steps_per_stage", steps_per_stage) + 1
 
 
 def ect_weight(kind: str, t: Time, s: Time, data_std: Number = 0.5) -> Time:
     """The weight of the distance. "gap": 1 / (t - s), also iCT's. "snr": 1 / t^2 + 1 / data_std^2.
 
     The first makes the distance a slope. ECT's released code has it for CIFAR-10, and the second for
-    ImageNet. Raises ValueError for another kind.
+    ImageNet. Raises ValueError for another kind, and unless 0 <= s < t.
     """
+    data_std = number("data_std", data_std, above=0)
+    each("s", s, t, least=0)
+    each("t - s", t - s, t, above=0, why=": s is the cleaner time")
     match kind:
         case "gap":
             return 1 / (t - s)
         case "snr":
-            return 1 / t**2 + 1 / data_std**2
+            return (1 / t.to(wide(t.dtype)) ** 2 + 1 / data_std**2).to(t.dtype)
     raise ValueError(f'kind must be "gap" or "snr", got {kind!r}')
 
 
@@ -210,47 +208,51 @@ def ect_loss(
 ) -> Time:
     """Consistency training between t and ect_mapping(t, a), weighted: (b,). Times are EDM's, t = sigma."""
     s = ect_mapping(t, a, q, k, b)
-    return ect_weight(weighting, t, s, data_std) * consistency_loss(f, x, eps, t, s, edm, c)
+    weight = ect_weight(weighting, t.to(wide(t.dtype)), s.to(wide(t.dtype)), data_std)
+    return (weight * consistency_loss(f, x, eps, t, s, edm, c)).to(x.dtype)
 
 
 def lognormal_times(
-    b: int, mean: Number = -1.1, std: Number = 2.0, generator: torch.Generator | None = None, device=None
+    b: Whole, mean: Number = -1.1, std: Number = 2.0, generator: torch.Generator | None = None, device=None
 ) -> Time:
     """b EDM times with log t ~ N(mean, std^2): median 0.33, and 99 % below 35. Karras et al. (2022)'s
     proposal, with iCT's and ECT's numbers."""
-    return torch.exp(mean + std * torch.randn(b, generator=generator, device=device))
+    mean, std = number("mean", mean), number("std", std, least=0)
+    return torch.exp(mean + std * torch.randn(whole("b", b), generator=generator, device=device))
 
 
 # grids and curricula of consistency training
 
 
-def ct_steps(step: int, total: int, s0: int = 2, s1: int = 150, mu0: Number = 0.9) -> tuple[int, float]:
+def ct_steps(
+    step: Whole, total: Whole, s0: Whole = 2, s1: Whole = 150, mu0: Number = 0.9
+) -> tuple[int, float]:
     """The number of grid points and the decay of the target's EMA, growing with the step.
 
-    Song et al. (2023), section 5 and algorithm 3. As in their code, mu = mu0^(s0 / (n - 1)); the paper
-    divides by n.
+    Song et al. (2023), appendix C and algorithm 3. As in their code, mu = mu0^(s0 / (n - 1)) with n at least
+    2; the paper divides by n. Raises ValueError unless 0 <= step <= total, 1 <= s0 <= s1 and 0 < mu0 <= 1.
     """
-    check_progress(step, total, s0, s1)
+    step, total, s0, s1 = progress(step, total, s0, s1)
+    mu0 = number("mu0", mu0, above=0, most=1)
     intervals = math.ceil(math.sqrt(step / total * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1)
+    intervals = max(1, intervals)
     return intervals + 1, mu0 ** (s0 / intervals)
 
 
-def ict_steps(step: int, total: int, s0: int = 10, s1: int = 1280) -> int:
+def ict_steps(step: Whole, total: Whole, s0: Whole = 10, s1: Whole = 1280) -> int:
     """The number of grid points n at a training step: intervals double from s0 to s1, n is one more.
 
-    Song & Dhariwal (2023), section 3.4: for `karras_sigmas(n)`.
+    Song & Dhariwal (2023), section 3.4: for `karras_sigmas(n)`. Raises ValueError as `ct_steps` does.
     """
-    check_progress(step, total, s0, s1)
+    step, total, s0, s1 = progress(step, total, s0, s1)
     per_stage = max(1, math.floor(total / (math.log2(s1 // s0) + 1)))
     return min(s0 * 2 ** (step // per_stage), s1) + 1
 
 
-def check_progress(step: int, total: int, s0: int, s1: int) -> None:
-    """Raises ValueError unless 0 <= step <= total, and 1 <= s0 <= s1."""
-    if not (0 <= step <= total and total > 0 and 1 <= s0 <= s1):
-        raise ValueError(
-            f"need 0 <= step <= total and 1 <= s0 <= s1, got step {step} of {total}, s0 = {s0}, s1 = {s1}"
-        )
+def progress(step: Whole, total: Whole, s0: Whole, s1: Whole) -> tuple[int, int, int, int]:
+    """The four as int. Raises ValueError unless 0 <= step <= total, and 1 <= s0 <= s1."""
+    total, s0 = whole("total", total), whole("s0", s0)
+    return whole("step", step, 0, total), total, s0, whole("s1", s1, s0)
 
 
 def ict_time_pmf(sigmas: Float[Tensor, " n"], mean: Number = -1.1, std: Number = 2.0) -> Float[Tensor, " m"]:
@@ -258,26 +260,30 @@ def ict_time_pmf(sigmas: Float[Tensor, " n"], mean: Number = -1.1, std: Number =
 
     Song & Dhariwal (2023), section 3.5. Raises ValueError unless sigmas are positive and in order.
     """
+    mean, std = number("mean", mean), number("std", std, above=0)
+    samples(sigmas=sigmas)
+    each("sigmas", sigmas, sigmas, above=0)
     gaps = sigmas.diff()
-    if not std > 0:
-        raise ValueError(f"std must be positive, got {std}")
-    if not (len(sigmas) > 1 and (sigmas > 0).all() and ((gaps > 0).all() or (gaps < 0).all())):
-        raise ValueError("sigmas must be at least two positive noise levels in order, as from karras_sigmas")
-    cdf = torch.special.ndtr((sigmas.double().log() - mean) / std)
-    return (cdf.diff().abs() / cdf.diff().abs().sum()).to(sigmas.dtype)
+    if not (sigmas.ndim == 1 and len(sigmas) > 1 and ((gaps > 0).all() or (gaps < 0).all())):
+        raise ValueError("sigmas must be at least two noise levels in order, as from karras_sigmas")
+    # on the processor: not every device has float64
+    cdf = torch.special.ndtr((sigmas.cpu().to(torch.float64).log() - mean) / std)
+    return (cdf.diff().abs() / cdf.diff().abs().sum()).to(sigmas.dtype).to(sigmas.device)
 
 
 def draw_interval(
     sigmas: Float[Tensor, " n"],
-    b: int,
+    b: Whole,
     pmf: Float[Tensor, " m"] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Time, Time]:
     """b neighbours t > s of a falling grid, by the pmf of its intervals, or all equally likely (CM)."""
+    samples(sigmas=sigmas)
+    if len(sigmas) < 2 or not (sigmas.diff() < 0).all() or not 0 <= sigmas[-1] <= sigmas[0] < math.inf:
+        raise ValueError("need n > 1 falling noise levels, as from karras_sigmas")
     weights = torch.ones_like(sigmas[1:]) if pmf is None else pmf
-    if len(sigmas) < 2 or not (sigmas.diff() < 0).all() or weights.shape != sigmas[1:].shape:
-        raise ValueError("need n > 1 falling noise levels, and a probability for each of the n - 1 intervals")
-    i = torch.multinomial(weights, b, replacement=True, generator=generator)
+    each("pmf", weights, sigmas[1:], least=0, why=": a probability for each of the n - 1 intervals")
+    i = torch.multinomial(weights, whole("b", b), replacement=True, generator=generator)
     return sigmas[i], sigmas[i + 1]
 
 
@@ -292,7 +298,9 @@ def ict_c(x: Batch) -> float:
 def trigflow(data_std: Number) -> Schedule:
     """cos t, data_std sin t for t in [0, pi / 2]: every z_t has the data's standard deviation. t = atan(sigma
     / data_std) in EDM's sigma. Lu & Song (2024); their z is data_std eps."""
-    return lambda t: (torch.cos(t), data_std * torch.sin(t))
+    data_std = number("data_std", data_std, above=0)
+    # cos(pi / 2) is -4e-8 in float32, so it is written as a sine
+    return until(torch.pi / 2)(lambda t: (torch.sin(torch.pi / 2 - t), data_std * torch.sin(t)))
 
 
 @torch.no_grad()
@@ -310,13 +318,15 @@ def scm_tangent(
     derivative of F is one forward-mode product, scaled by cos t sin t so that it stays bounded. `warmup`,
     from 0 to 1, is the weight of the terms that can be unstable.
     """
-    if slope.shape != z.shape:
-        raise ValueError(f"slope has shape {tuple(slope.shape)} but z has {tuple(z.shape)}")
-    t = t.contiguous()  # a time expanded over the batch cannot carry a tangent
-    cos, sin = like(t.cos(), z), like(t.sin(), z)
-    z_rate, t_rate = cos * sin * slope / data_std, t.cos() * t.sin()
-    tangent, tangent_rate = torch.func.jvp(net, (z / data_std, t), (z_rate, t_rate))
-    return -(cos**2) * (data_std * tangent - slope) - warmup * (cos * sin * z + data_std * tangent_rate)
+    data_std, warmup = number("data_std", data_std, above=0), number("warmup", warmup, 0, 1)
+    samples(slope=slope, z=z)
+    cos, sin = coefficients(trigflow(1.0), t, z)
+    # a time expanded over the batch cannot carry a tangent
+    now = (z / data_std, t.to(z.dtype).contiguous())
+    rate = ((cos * sin * slope / data_std).to(z.dtype), (cos * sin).flatten().to(z.dtype))
+    tangent, tangent_rate = torch.func.jvp(lambda u, t: ask(net, u, t, "tangent"), now, rate)
+    drift = cos * sin * z + data_std * tangent_rate
+    return (-(cos**2) * (data_std * tangent - slope) - warmup * drift).to(z.dtype)
 
 
 def scm_loss(
@@ -333,13 +343,20 @@ def scm_loss(
 
     Its gradient, -2 <g, dF>, moves f against df/dt. Its value is |g|^2 per number, and |g| is near 1 whatever
     f does: it says nothing about progress. Lu & Song (2024). net and teacher predict TrigFlow's F,
-    as `as_denoiser` defines it. The weights of the paper, the fixed and the learned one, are left out.
+    as `as_denoiser` defines it: the network itself, not a denoiser. The weights of the paper, the fixed and
+    the learned one, are left out. Forward-mode derivatives do not go through fused attention: ask for torch's
+    `sdpa_kernel(SDPBackend.MATH)`. They grow with the frequencies of the time embedding, DiT's `top`: dF/dt
+    was 1.56 with 256, 0.36 with 64, 0.10 with 16.
     """
+    c = number("c", c, above=0)
+    data_std = number("data_std", data_std, above=0)
     z = mix(x, eps, t, trigflow(data_std))
-    with torch.no_grad():
-        cos, sin = like(t.cos(), z), like(t.sin(), z)
-        slope = data_std * teacher(z / data_std, t) if teacher is not None else data_std * cos * eps - sin * x
-        g = scm_tangent(net, z, t, slope, data_std, warmup)
+    with torch.no_grad(), same_dropout(x):
+        cos, sin = coefficients(trigflow(1.0), t, z)
+        slope = data_std * cos * eps - sin * x
+        if teacher is not None:
+            slope = data_std * ask(teacher, z / data_std, t, "tangent")
+        g = scm_tangent(net, z, t, slope.to(z.dtype), data_std, warmup).to(cos.dtype)
         g = g / (like(torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1), g) + c)
-    found = net(z / data_std, t)
-    return (found - (found.detach() + g)).square().reshape(len(x), -1).mean(1)
+    found = ask(net, z / data_std, t, "tangent")
+    return mean_square(found, found.detach() + g).to(x.dtype)

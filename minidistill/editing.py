@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.parameterization import Denoiser
+from minidistill.inputs import each, extremes, samples, wide
+from minidistill.parameterization import Denoiser, ask
 from minidistill.samplers import Times, renoise
 from minidistill.schedules import Batch, Schedule, Time, like, mix, randn_like
 
@@ -34,8 +35,10 @@ def edit(
     """A sample of f that agrees with the measurement y = operator(x), in len(times) - 1 jumps.
 
     `inverse` turns a measurement into an image that has it. n steps use n noises, the first for the start:
-    pass them, or a generator. Raises ValueError unless operator(inverse(y)) is y.
+    pass them, or a generator. Song et al. clamp x to [-1, 1] before each correction; here that is f's to do.
+    Raises ValueError unless operator(inverse(y)) is y.
     """
+    samples(y=y)
     guess = inverse(y)
     measured = operator(guess)
     if measured.shape != y.shape or not torch.allclose(measured, y, atol=1e-5):
@@ -46,7 +49,7 @@ def edit(
         raise ValueError(f"{len(times) - 1} steps need as many noises, got {len(noise)}")
 
     def agreeing(z: Batch, t: Time) -> Batch:
-        x = f(z, t)
+        x = ask(f, z, t, "x")
         return x + inverse(y - operator(x))
 
     first, later = (randn_like(guess, generator), None) if noise is None else (noise[0].to(guess), noise[1:])
@@ -60,14 +63,15 @@ def slerp(a: Batch, b: Batch, weight: Float[Tensor, " b"]) -> Batch:
     A straight line would pass through points too near to 0 to be noise. Song et al. (2023), appendix D.
     Raises ValueError for unequal shapes, and for opposite points.
     """
-    if a.shape != b.shape:
-        raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    cosine = torch.nn.functional.cosine_similarity(a.reshape(len(a), -1), b.reshape(len(b), -1))
-    angle = torch.acos(cosine.clamp(-1, 1))
-    if (angle > torch.pi - 1e-4).any():
+    samples(a=a, b=b)
+    each("weight", weight, a)
+    flat_a, flat_b = (noise.to(wide(a.dtype)).reshape(len(a), -1) for noise in (a, b))
+    cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b)
+    angle, weight = torch.acos(cosine.clamp(-1, 1)), weight.to(cosine.dtype)
+    if not extremes(angle)[1] <= torch.pi - 1e-4:
         raise ValueError("a and b are opposite: many great circles join them. Use other noise")
     # the shares sin((1 - weight) angle) / sin(angle) and sin(weight angle) / sin(angle), finite at angle 0
     share_a, share_b = (
         (u * torch.sinc(u * angle / torch.pi) / torch.sinc(angle / torch.pi)) for u in (1 - weight, weight)
     )
-    return like(share_a, a) * a + like(share_b, b) * b
+    return (like(share_a, a) * a + like(share_b, b) * b).to(a.dtype)

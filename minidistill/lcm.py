@@ -21,18 +21,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minidistill.parameterization import Denoiser
+from minidistill.inputs import Number, Whole, each, number, samples, whole, wide
+from minidistill.parameterization import Denoiser, ask, same_dropout
 from minidistill.phased import huber
 from minidistill.samplers import ddim_step
-from minidistill.schedules import Batch, Number, Schedule, Time, like, mix
+from minidistill.schedules import Batch, Schedule, Time, like, mix
 
 
-def lcm_timesteps(steps: int, origin: int = 50, table: int = 1000) -> list[int]:
-    """The table indices that LCM samples at, falling: `steps` of the `origin` that it was trained on."""
-    if not (1 <= steps <= origin <= table):
-        raise ValueError(f"need steps <= {origin} <= {table}, got {steps} steps")
+def lcm_timesteps(steps: Whole, origin: Whole = 50, table: Whole = 1000) -> list[int]:
+    """The table indices that LCM samples at, falling: `steps` of the `origin` that it was trained on.
+
+    As the original and diffusers: k = table // origin levels apart, so that they start at k origin - 1.
+    """
+    table = whole("table", table)
+    origin = whole("origin", origin, 1, table, why=", the size of the table")
+    steps = whole("steps", steps, 1, origin, why=", the number that it was trained on")
     k = table // origin
-    return [table - 1 - k * (i * origin // steps) for i in range(steps)]
+    return [k * (origin - i * origin // steps) - 1 for i in range(steps)]
 
 
 def lcm_scalings(index: Float[Tensor, " b"], scaling: Number = 10.0) -> tuple[Time, Time]:
@@ -41,23 +46,27 @@ def lcm_scalings(index: Float[Tensor, " b"], scaling: Number = 10.0) -> tuple[Ti
     At index 1 c_skip is already 0.0025: f is x_hat on the grid of LCM, whose first index is 19. It differs
     from Song et al. (2023): no factor data_std in c_out, and c_skip + c_out^2 = 1.
     """
-    u = scaling * index
-    return 0.25 / (u**2 + 0.25), u / torch.sqrt(u**2 + 0.25)
+    each("index", index, index, least=0)
+    u = number("scaling", scaling, above=0) * index.to(wide(index.dtype))
+    c_skip, c_out = 0.25 / (u**2 + 0.25), u / torch.sqrt(u**2 + 0.25)
+    return c_skip.to(index.dtype), c_out.to(index.dtype)
 
 
-def lcm_function(denoiser: Denoiser, table: int = 1000) -> Denoiser:
+def lcm_function(denoiser: Denoiser, table: Whole = 1000) -> Denoiser:
     """f = c_skip z + c_out x_hat as a denoiser, asked at t = (index + 1) / table.
 
     `renoise` samples from it at these times and then 0, where f is never asked.
     """
 
-    def f(z: Batch, t: Time) -> Batch:
-        x_hat = denoiser(z, t)
-        if x_hat.shape != z.shape:
-            raise ValueError(f"the network returned shape {tuple(x_hat.shape)} for z of {tuple(z.shape)}")
-        c_skip, c_out = (like(c, z) for c in lcm_scalings((t * table).round() - 1))
-        return c_skip * z + c_out * x_hat
+    table = whole("table", table)
 
+    def f(z: Batch, t: Time) -> Batch:
+        x_hat = ask(denoiser, z, t, "x")
+        each("t", t, z, above=0, most=1, why=": (index + 1) / table")
+        c_skip, c_out = (like(c, z) for c in lcm_scalings((t.to(wide(t.dtype)) * table).round() - 1))
+        return (c_skip * z + c_out * x_hat).to(z.dtype)
+
+    f.predicts = "x"
     return f
 
 
@@ -69,8 +78,8 @@ def lcm_loss(
     eps: Batch,
     index: Int[Tensor, " b"],
     schedule: Schedule,
-    k: int = 20,
-    table: int = 1000,
+    k: Whole = 20,
+    table: Whole = 1000,
     huber_c: Number = 1e-3,
 ) -> Time:
     """LCM's loss: f at table index `index` against f where one DDIM step of the teacher lands, at index - k.
@@ -78,26 +87,29 @@ def lcm_loss(
     Luo et al. (2023), algorithm 1. schedule: `tabulated(alpha_bar)`, whose time is (index + 1) / table. Below
     index k the step ends at index 0, where f is the identity. Distance as in `phased_loss`.
     """
-    if index.shape != x.shape[:1] or not ((index >= 1) & (index < table)).all():
-        raise ValueError(f"need one table index from 1 to {table - 1} for each sample")
-    if k < 1:
-        raise ValueError(f"k, the levels of one teacher step, must be at least 1, got {k}")
+    k, table = whole("k", k, why=", the levels of one teacher step"), whole("table", table, 2)
+    samples(x=x)
+    each("index", index, x, 1, table - 1, counts=True)
     huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
-    t, s = ((i + 1).to(x) / table for i in (index, (index - k).clamp(min=0)))
+    t, s = ((i + 1).to(wide(x.dtype)) / table for i in (index, (index - k).clamp(min=0)))
     z = mix(x, eps, t, schedule)
-    found = lcm_function(student, table)(z, t)
-    with torch.no_grad():  # a target is a constant
-        wanted = lcm_function(target, table)(ddim_step(teacher(z, t), z, t, s, schedule), s)
-    return huber(found - wanted, huber_c)
+    with torch.no_grad(), same_dropout(x):  # a target is a constant
+        z_s = ddim_step(ask(teacher, z, t, "x"), z, t, s, schedule)
+        wanted = ask(lcm_function(target, table), z_s, s, "x")
+    return huber(ask(lcm_function(student, table), z, t, "x") - wanted, huber_c)
 
 
-def guidance_embedding(w: Float[Tensor, " b"], dim: int) -> Float[Tensor, "b dim"]:
+def guidance_embedding(w: Float[Tensor, " b"], dim: Whole) -> Float[Tensor, "b dim"]:
     """How LCM tells the network its guidance w = scale - 1: sin and cos of 1000 w at dim / 2 frequencies.
 
-    The frequencies fall from 1 to 1 / 10000 by one factor; all sines, then all cosines.
+    The frequencies fall from 1 to 1 / 10000 by one factor; all sines, then all cosines. For a network with an
+    input for it, which this package has not: LCM draws a w for each sample at random and guides the teacher
+    by it, `guided(..., scale=1 + w)`.
     """
-    if dim < 4 or dim % 2:
-        raise ValueError(f"dim must be even and at least 4, got {dim}")
-    exponents = torch.linspace(0, 1, dim // 2, dtype=w.dtype, device=w.device)
-    angles = 1000 * w[:, None] * torch.exp(-math.log(10_000) * exponents)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    each("w", w, w)
+    if whole("dim", dim, 4) % 2:
+        raise ValueError(f"dim must be even, got {dim}")
+    precise = w.to(wide(w.dtype))
+    exponents = torch.linspace(0, 1, dim // 2, dtype=precise.dtype, device=w.device)
+    angles = 1000 * precise[:, None] * torch.exp(-math.log(10_000) * exponents)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(w.dtype)

@@ -19,18 +19,21 @@ import math
 import torch
 from torch import Tensor
 
+from minidistill.inputs import Whole, extremes, samples, whole, wide
 from minidistill.schedules import Batch, Schedule, Time, coefficients
 
 LOG_HALF = math.log(0.5)
 
 
-def check_dimension(z: Batch, d: int) -> None:
-    """Raises ValueError unless each sample has d numbers."""
+def flat(z: Batch, d: int) -> Tensor:
+    """z as (b, d), in float32 at least. Raises ValueError unless each sample has d numbers."""
+    samples(z=z)
     if z.ndim < 2 or z[0].numel() != d:
         raise ValueError(
             f"this distribution has {d} dimensions: z must be (b, {d}) or images of {d} pixels, "
             f"got {tuple(z.shape)}"
         )
+    return z.flatten(1).to(wide(z.dtype))
 
 
 class Gaussian:
@@ -40,8 +43,8 @@ class Gaussian:
         mean, cov = (a if a.is_floating_point() else a.float() for a in (mean, cov))
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
             raise ValueError(f"need mean (d,) and cov (d, d), got {tuple(mean.shape)} and {tuple(cov.shape)}")
-        if not torch.allclose(cov, cov.mT):
-            raise ValueError("a covariance matrix must be symmetric")
+        if not (mean.isfinite().all() and torch.allclose(cov, cov.mT)):
+            raise ValueError("the mean must be finite, and a covariance matrix finite and symmetric")
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(cov)  # cov = axes diag(variances) axes^T
         if not self.variances[0] > 0:
@@ -53,36 +56,36 @@ class Gaussian:
         """E[x | z_t], linear in z."""
 
         def denoiser(z: Batch, t: Time) -> Batch:
-            check_dimension(z, len(self.mean))
-            alpha, sigma = coefficients(schedule, t, z.flatten(1))
-            variances, mean = self.variances.to(z), self.mean.to(z)
+            y = flat(z, len(self.mean))
+            alpha, sigma = coefficients(schedule, t, y)
+            variances, mean, axes = (a.to(y) for a in (self.variances, self.mean, self.axes))
             gain = alpha * variances / (alpha**2 * variances + sigma**2)
-            return (
-                mean + ((z.flatten(1) - alpha * mean) @ self.axes.to(z) * gain) @ self.axes.to(z).T
-            ).view_as(z)
+            return (mean + ((y - alpha * mean) @ axes * gain) @ axes.T).view_as(z).to(z.dtype)
 
+        denoiser.predicts = "x"
         return denoiser
 
     def flow_map(self, z: Batch, t: Time, s: Time, schedule: Schedule) -> Batch:
         """Where the probability-flow ODE carries z from time t to time s: differentiable in all of them."""
-        check_dimension(z, len(self.mean))
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = (coefficients(schedule, u, z.flatten(1)) for u in (t, s))
-        variances, mean, axes = self.variances.to(z), self.mean.to(z), self.axes.to(z)
+        y = flat(z, len(self.mean))
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (coefficients(schedule, u, y) for u in (t, s))
+        variances, mean, axes = (a.to(y) for a in (self.variances, self.mean, self.axes))
         stretch = ((alpha_s**2 * variances + sigma_s**2) / (alpha_t**2 * variances + sigma_t**2)).sqrt()
-        return (alpha_s * mean + ((z.flatten(1) - alpha_t * mean) @ axes * stretch) @ axes.T).view_as(z)
+        moved = alpha_s * mean + ((y - alpha_t * mean) @ axes * stretch) @ axes.T
+        return moved.view_as(z).to(z.dtype)
 
     def log_prob(self, z: Batch, t: Time, schedule: Schedule) -> Time:
         """The log density of z_t: (b,). Its gradient is the score."""
-        alpha, sigma = coefficients(schedule, t, z.flatten(1))
-        variance = alpha**2 * self.variances.to(z) + sigma**2
-        y = (z.flatten(1) - alpha * self.mean.to(z)) @ self.axes.to(z)
-        return -0.5 * (y**2 / variance + (2 * torch.pi * variance).log()).sum(1)
+        y = flat(z, len(self.mean))
+        alpha, sigma = coefficients(schedule, t, y)
+        variance = alpha**2 * self.variances.to(y) + sigma**2
+        y = (y - alpha * self.mean.to(y)) @ self.axes.to(y)
+        return (-0.5 * (y**2 / variance + (2 * torch.pi * variance).log()).sum(1)).to(z.dtype)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: Whole, generator: torch.Generator | None = None) -> Tensor:
         """n exact data points: (n, d)."""
-        eps = torch.randn(
-            n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
+        n, like = whole("n", n), {"dtype": self.mean.dtype, "device": self.mean.device}
+        eps = torch.randn(n, len(self.mean), generator=generator, **like)
         return self.mean + eps * self.variances.sqrt() @ self.axes.T
 
 
@@ -99,6 +102,8 @@ class ProductMixture:
             raise ValueError(
                 f"weights, means and stds must all be (d, k): k components for d coordinates, got {shapes}"
             )
+        if not all(a.isfinite().all() for a in (weights, means, stds)):
+            raise ValueError("weights, means and stds must be finite")
         if not ((weights >= 0).all() and torch.allclose(weights.sum(1), torch.ones_like(weights[:, 0]))):
             raise ValueError("the weights of each coordinate must be at least 0 and sum to 1")
         if not (stds > 0).all():
@@ -117,9 +122,9 @@ class ProductMixture:
         return self.weights.to(z).log(), alpha * self.means.to(z), (alpha * self.stds.to(z)) ** 2 + sigma**2
 
     def unrotate(self, z: Batch) -> Tensor:
-        """z in the coordinates in which the mixtures are independent: (b, d)."""
-        check_dimension(z, len(self.means))
-        return z.flatten(1) @ self.rotation.to(z)
+        """z in the coordinates in which the mixtures are independent: (b, d), in float32 at least."""
+        y = flat(z, len(self.means))
+        return y @ self.rotation.to(y)
 
     def denoiser(self, schedule: Schedule):
         """E[x | z_t]: the posterior means of the components, weighted by a softmax."""
@@ -130,9 +135,10 @@ class ProductMixture:
             alpha, _ = coefficients(schedule, t, y[..., None])
             gap = y[..., None] - means
             responsibilities = (log_weights - 0.5 * (gap**2 / variances + variances.log())).softmax(-1)
-            posterior = self.means.to(z) + alpha * self.stds.to(z) ** 2 / variances * gap
-            return ((responsibilities * posterior).sum(-1) @ self.rotation.to(z).T).view_as(z)
+            posterior = self.means.to(y) + alpha * self.stds.to(y) ** 2 / variances * gap
+            return ((responsibilities * posterior).sum(-1) @ self.rotation.to(y).T).view_as(z).to(z.dtype)
 
+        denoiser.predicts = "x"
         return denoiser
 
     def flow_map(self, z: Batch, t: Time, s: Time, schedule: Schedule) -> Batch:
@@ -141,8 +147,7 @@ class ProductMixture:
         Quantiles are matched by bisection, in log CDF below the median and log survival function above it, so
         that the tails keep their digits. Differentiable once in z, t and s, backward and forward.
         """
-        precise = z.to(torch.promote_types(z.dtype, torch.float32))  # log_ndtr knows no half precision
-        y = self.unrotate(precise)
+        y = self.unrotate(z)
         (w, m_t, v_t), (_, m_s, v_s) = self.marginal(t, schedule, y), self.marginal(s, schedule, y)
         # below the median the CDF, above it the CDF of the mirrored mixture
         sign = torch.where(log_cdf(y, w, m_t, v_t) < LOG_HALF, 1.0, -1.0).to(y)
@@ -157,21 +162,22 @@ class ProductMixture:
                 middle = (low + high) / 2
                 above = sign * (log_cdf(middle, w, m_s, v_s, sign) - level) > 0
                 low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-            root = (low + high) / 2
-            slope = sign * (log_density(root, w, m_s, v_s) - log_cdf(root, w, m_s, v_s, sign)).exp()
-        # one Newton step from the root: it moves nothing, and it carries the derivative (implicit function
-        # theorem)
-        y_s = root.detach() - (log_cdf(root.detach(), w, m_s, v_s, sign) - level) / slope.detach()
+            root = ((low + high) / 2).detach()
+        # the root with the derivative of the implicit function theorem, on a term that is 0
+        gap = log_cdf(root, w, m_s, v_s, sign) - level
+        y_s = root - (gap - gap.detach()) / log_cdf_slope(root, w, m_s, v_s, sign).detach()
         return (y_s @ self.rotation.to(y_s).T).view_as(z).to(z.dtype)
 
     def log_prob(self, z: Batch, t: Time, schedule: Schedule) -> Time:
         """The log density of z_t: (b,). Its gradient is the score."""
         y = self.unrotate(z)
-        return log_density(y, *self.marginal(t, schedule, y)).sum(1)
+        return log_density(y, *self.marginal(t, schedule, y)).sum(1).to(z.dtype)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: Whole, generator: torch.Generator | None = None) -> Tensor:
         """n exact data points: (n, d)."""
-        component = torch.multinomial(self.weights, n, replacement=True, generator=generator)  # (d, n)
+        component = torch.multinomial(
+            self.weights, whole("n", n), replacement=True, generator=generator
+        )  # (d, n)
         eps = torch.randn(
             component.shape, generator=generator, dtype=self.means.dtype, device=self.means.device
         )
@@ -190,6 +196,14 @@ def log_cdf(
     )
 
 
+def log_cdf_slope(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor, sign: Tensor) -> Tensor:
+    """d log_cdf / dy, as the hazard of each component, so that it keeps its digits far in the tails: (b, d)."""
+    x = sign[..., None] * (y[..., None] - means) / variances.sqrt()
+    shares = (log_weights + torch.special.log_ndtr(x)).softmax(-1)
+    hazards = math.sqrt(2 / math.pi) / torch.special.erfcx(-x / math.sqrt(2)) / variances.sqrt()
+    return sign * (shares * hazards).sum(-1)
+
+
 def log_density(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
     """The log density of the 1-D mixtures: (b, d)."""
     return (
@@ -205,41 +219,45 @@ class Empirical:
     """
 
     def __init__(self, points: Tensor):
-        if points.ndim < 2 or len(points) == 0 or not points.is_floating_point():
-            raise ValueError(
-                f"points must be float, (n, *dims) with n > 0, got {points.dtype} {tuple(points.shape)}"
-            )
+        samples(points=points)
+        if points.ndim < 2 or not points.isfinite().all():
+            raise ValueError(f"points must be finite, (n, *dims), got shape {tuple(points.shape)}")
         self.points = points
 
     def denoiser(self, schedule: Schedule):
         """E[x | z_t]: the points, weighted by how well each explains z. At sigma = 0, the nearest point."""
 
         def denoiser(z: Batch, t: Time) -> Batch:
-            check_dimension(z, self.points[0].numel())
-            alpha, sigma = coefficients(schedule, t, z.flatten(1))
-            points = self.points.flatten(1).to(z)
+            y = flat(z, self.points[0].numel())
+            alpha, sigma = coefficients(schedule, t, y)
+            points = self.points.flatten(1).to(y)
             # -|z - alpha x|^2 / 2 without |z|^2, which is the same for every point
-            fit = alpha * (z.flatten(1) @ points.T) - alpha**2 * points.square().sum(1) / 2
+            fit = alpha * (y @ points.T) - alpha**2 * points.square().sum(1) / 2
             fit = fit - fit.amax(1, keepdim=True)
-            return ((fit / (sigma**2).clamp(min=torch.finfo(z.dtype).tiny)).softmax(1) @ points).view_as(z)
+            shares = (fit / (sigma**2).clamp(min=torch.finfo(y.dtype).tiny)).softmax(1)
+            return (shares @ points).view_as(z).to(z.dtype)
 
+        denoiser.predicts = "x"
         return denoiser
 
     def log_prob(self, z: Batch, t: Time, schedule: Schedule) -> Time:
-        """The log density of z_t, a mixture of one Gaussian per point: (b,). Its gradient is the score."""
-        alpha, sigma = coefficients(schedule, t, z.flatten(1))
-        points = self.points.flatten(1).to(z)
-        products = z.flatten(1) @ points.T
-        square = (
-            z.flatten(1).square().sum(1, keepdim=True)
-            - 2 * alpha * products
-            + alpha**2 * points.square().sum(1)
-        )
-        density = -0.5 * (square / sigma**2 + points.shape[1] * (2 * torch.pi * sigma**2).log())
-        return density.logsumexp(1) - math.log(len(points))
+        """The log density of z_t, a mixture of one Gaussian per point: (b,). Its gradient is the score.
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        Raises ValueError where sigma = 0: points have no density.
+        """
+        y = flat(z, self.points[0].numel())
+        alpha, sigma = coefficients(schedule, t, y)
+        if not extremes(sigma)[0] > 0:
+            raise ValueError("at sigma = 0 the points have no density: use times above the clean end")
+        points = self.points.flatten(1).to(y)
+        square = y.square().sum(1, keepdim=True) - 2 * alpha * (y @ points.T)
+        square = square + alpha**2 * points.square().sum(1)
+        density = -0.5 * (square / sigma**2 + points.shape[1] * (2 * torch.pi * sigma**2).log())
+        return (density.logsumexp(1) - math.log(len(points))).to(z.dtype)
+
+    def sample(self, n: Whole, generator: torch.Generator | None = None) -> Tensor:
         """n data points, drawn with replacement: (n, *dims)."""
+        index = (whole("n", n),)
         return self.points[
-            torch.randint(len(self.points), (n,), generator=generator, device=self.points.device)
+            torch.randint(len(self.points), index, generator=generator, device=self.points.device)
         ]

@@ -22,21 +22,68 @@ v is from Salimans & Ho (2022), section 4 and appendix D; the velocity dz/dt of 
 tensor([[-2.]])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from minidistill.schedules import Batch, Number, Schedule, Time, coefficients, like, rates
+from minidistill.inputs import Number, each, extremes, number, one_each, samples, wide
+from minidistill.schedules import Batch, Schedule, Time, coefficients, like, rates, read
 
 Denoiser = Callable[[Batch, Time], Batch]  # (z, t) -> x_hat
 
 KINDS = ("x", "eps", "v", "velocity", "score")
 
+# asking a network
+
+
+def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **conditioning) -> Batch:
+    """model(z, t): what a denoiser ("x"), a velocity ("velocity") or a network ("tangent") answers, looked at.
+
+    The model gets t in z's dtype, and its answer comes back in z's dtype. Raises ValueError for an answer of
+    another shape, a time that is not finite, an input changed in place, and a model known to answer another
+    kind: those that this package makes say it in `predicts`.
+    """
+    known = getattr(model, "predicts", None)
+    if known and kind and known != kind:
+        raise ValueError(f"needed: a model that predicts {kind}. This one predicts {known}")
+    each("t", t, z)
+    t = t.to(z.dtype)
+    if torch.is_inference_mode_enabled():  # where torch does not count changes
+        z, t = z.clone(), t.clone()
+    given = [(a, a._version) for a in (z, t) if not a.is_inference()]
+    answer = model(z, t, **conditioning)
+    if not isinstance(answer, Tensor) or not answer.is_floating_point():
+        got = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(f"the network returned {got}, not a float tensor of z's shape {tuple(z.shape)}")
+    if answer.shape != z.shape:
+        raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of shape {tuple(z.shape)}")
+    if any(a._version != version for a, version in given):
+        raise ValueError("the model changed its input in place: z and t must stay as they are")
+    return answer.to(z.dtype)
+
+
+def mean_square(answer: Batch, target: Batch) -> Time:
+    """The squared distance per number of each sample, in float32 at least: (b,)."""
+    difference = answer.to(wide(answer.dtype)) - target
+    return difference.square().reshape(len(answer), -1).mean(1)
+
+
+@contextmanager
+def same_dropout(x: Tensor) -> Iterator[None]:
+    """Puts torch's random state, which dropout draws from, back: what is asked next sees the same masks."""
+    devices = [] if x.device.type == "cpu" else [x.device]
+    with torch.random.fork_rng(devices, device_type=x.device.type):
+        yield
+
+
+# the 2x2 solve
+
 
 def basis(kind: str, schedule: Schedule, t: Time) -> tuple[Time, Time]:
     """a and b of the prediction a x + b eps, each (b,)."""
-    alpha, sigma = schedule(t)
+    alpha, sigma = read(schedule, t)
     match kind:
         case "x":
             return torch.ones_like(alpha), torch.zeros_like(alpha)
@@ -58,8 +105,7 @@ def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, tar
     for kind in (source, target):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    if pred.shape != z.shape:
-        raise ValueError(f"the prediction has shape {tuple(pred.shape)} but z has {tuple(z.shape)}")
+    samples(prediction=pred, z=z)
     alpha, sigma = coefficients(schedule, t, z)
     if source == target:
         return pred
@@ -68,9 +114,9 @@ def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, tar
     if "score" in (source, target) and (sigma == 0).any():
         raise ValueError("the score is infinite at sigma = 0: use times above the clean end of the schedule")
     if source == "score":
-        return convert(-sigma * pred, z, t, schedule, "eps", target)
+        return convert(-sigma * pred, z, t, schedule, "eps", target).to(pred.dtype)
     if target == "score":
-        return -convert(pred, z, t, schedule, source, "eps") / sigma
+        return (-convert(pred, z, t, schedule, source, "eps") / sigma).to(pred.dtype)
 
     (a, b), (a_new, b_new) = ([like(c, z) for c in basis(kind, schedule, t)] for kind in (source, target))
     determinant = alpha * b - sigma * a
@@ -85,7 +131,8 @@ def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, tar
     if not (a_new.isfinite() & b_new.isfinite()).all():
         raise ValueError(f"{target} does not exist here: {reason[target]}")
     # Cramer's rule: write (a_new, b_new) in terms of (alpha, sigma) and (a, b)
-    return ((alpha * b_new - sigma * a_new) * pred + (a_new * b - b_new * a) * z) / determinant
+    found = ((alpha * b_new - sigma * a_new) * pred + (a_new * b - b_new * a) * z) / determinant
+    return found.to(pred.dtype)
 
 
 def as_denoiser(
@@ -99,23 +146,19 @@ def as_denoiser(
 
     Every schedule is this same quarter circle, phi from 0 (data) to pi/2 (noise), walked at another speed, so
     the network never learns which one is in use. F is v for x / sd (Salimans & Ho, 2022), minus EDM's network
-    (Karras et al., 2022, eq. 7), and TrigFlow's (Lu & Song, 2025). At sigma = 0, x_hat = z / alpha whatever F
-    says. `conditioning` goes to the network as it is.
+    (Karras et al., 2022, eq. 7), and TrigFlow's (Lu & Song, 2024). At sigma = 0, x_hat = z / alpha whatever F
+    says. `conditioning` goes to the network as it is. Raises ValueError unless data_std > 0.
     """
-    if not data_std > 0:
-        raise ValueError(f"data_std, the standard deviation of the data, must be positive, got {data_std}")
+    data_std = number("data_std", data_std, above=0, why=", the standard deviation of the data")
 
     def denoiser(z: Batch, t: Time) -> Batch:
         alpha, sigma = coefficients(schedule, t, z)
         r = torch.hypot(alpha * data_std, sigma)
         phi = torch.atan2(sigma, alpha * data_std).flatten()
-        tangent = net(z / r, phi, **conditioning)
-        if tangent.shape != z.shape:
-            raise ValueError(
-                f"the network returned shape {tuple(tangent.shape)} for z of shape {tuple(z.shape)}"
-            )
-        return data_std * (alpha * data_std / r * (z / r) - sigma / r * tangent)
+        tangent = ask(net, (z / r).to(z.dtype), phi, "tangent", **conditioning)
+        return (data_std * (alpha * data_std / r * (z / r) - sigma / r * tangent)).to(z.dtype)
 
+    denoiser.predicts = "x"
     return denoiser
 
 
@@ -126,20 +169,28 @@ def as_velocity(denoiser: Denoiser) -> Callable[[Batch, Time], Batch]:
     """
 
     def velocity(z: Batch, t: Time) -> Batch:
-        if (t == 0).any():
-            raise ValueError("at t = 0 the velocity is 0 / 0: z is the data; use times above 0")
-        return (z - denoiser(z, t)) / like(t, z)
+        each("t", t, z, above=0, why=": at 0 the velocity is 0 / 0")
+        return ((z - ask(denoiser, z, t, "x")) / like(t, z)).to(z.dtype)
 
+    velocity.predicts = "velocity"
     return velocity
 
 
-def guided(conditional: Denoiser, unconditional: Denoiser, scale: Number) -> Denoiser:
+def guided(conditional: Denoiser, unconditional: Denoiser, scale: Number | Time) -> Denoiser:
     """unconditional + scale (conditional - unconditional): scale 1 is conditional, more pushes further.
 
-    Ho & Salimans (2021), eq. 6, with scale = 1 + w.
+    Both are denoisers, or both are velocities. The scale is a number, or (b,), one for each sample. Ho & Salimans
+    (2021), eq. 6, with scale = 1 + w.
     """
+    kind = getattr(conditional, "predicts", None) or getattr(unconditional, "predicts", None)
+    per_sample = isinstance(scale, Tensor) and scale.ndim > 0
+    scale = scale if per_sample else number("scale", scale)
 
     def denoiser(z: Batch, t: Time) -> Batch:
-        return torch.lerp(unconditional(z, t), conditional(z, t), scale)
+        if per_sample:
+            each("scale", scale, z)
+        weight = like(scale, z).to(z.dtype) if per_sample else scale
+        return torch.lerp(ask(unconditional, z, t, kind), ask(conditional, z, t, kind), weight)
 
+    denoiser.predicts = kind
     return denoiser

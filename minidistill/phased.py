@@ -9,7 +9,7 @@
 The network predicts a velocity, as its teacher does, but the student's is the slope of a chord, from t
 straight to the edge: jump(z, v) = z + (edge - t) v. One phase is a consistency model (its edge is 0); as many
 phases as grid steps is the teacher. The boundary needs no scaling: a jump of length 0 changes nothing,
-whatever the network says.
+whatever the network says. (On a DDPM's table PCM's jump is `ddim_step` to the edge.)
 
 How to sample follows from what the network is. To an edge, jump: there the student was trained to land. To a
 stop inside a phase the chord leads off the path, and only its end is right. With one phase that end is data,
@@ -17,8 +17,8 @@ which fresh noise lifts to the stop; with more there is no right way.
 
 Wang et al. (2024), "Phased consistency models", PCM; Zheng et al. (2024), "Trajectory consistency
 distillation", TCD; and FastVideo's distillation of video models, whose plan "4000-1" means: one phase, up to
-training step 4000. Rectified flow throughout: z_t = (1 - t) x + t eps, velocity eps - x, and t is the noise
-level itself, after any shift.
+training step 4000. The adversarial losses of PCM and FastVideo are left out. Rectified flow throughout:
+z_t = (1 - t) x + t eps, velocity eps - x, and t is the noise level itself, after any shift.
 
 >>> parse_plan("125-16,250-8")
 [(125, 16), (250, 8)]
@@ -26,12 +26,15 @@ level itself, after any shift.
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minidistill.schedules import Batch, Number, Time, like, mix, randn_like, rectified_flow, shifted
+from minidistill.inputs import Number, Whole, each, extremes, number, rounding, samples, whole, wide
+from minidistill.parameterization import ask, mean_square, same_dropout
+from minidistill.schedules import Batch, Time, like, mix, randn_like, rectified_flow, shifted
 
 Velocity = Callable[[Batch, Time], Batch]  # (z, t) -> eps - x, or the slope of a chord
 Grid = Float[Tensor, " n"]  # rising noise levels from 0 to 1
@@ -58,37 +61,38 @@ def parse_plan(text: str) -> list[tuple[int, int]]:
     return plan
 
 
-def phases_at(plan: list[tuple[int, int]], step: int) -> int:
+def phases_at(plan: list[tuple[int, int]], step: Whole) -> int:
     """The number of phases at a training step: the first entry whose limit is not passed, then the last."""
     if not plan:
         raise ValueError("a plan needs at least one entry, as from parse_plan")
+    step = whole("step", step, 0)
     return next((phases for limit, phases in plan if step <= limit), plan[-1][1])
 
 
 # the grid and its phases
 
 
-def phase_grid(n: int, shift: Number = 1.0, dtype: torch.dtype | None = None) -> Grid:
+def phase_grid(n: Whole, shift: Number = 1.0, dtype: torch.dtype | None = None) -> Grid:
     """n + 1 rising noise levels from 0 to 1 for n teacher steps, shifted: shift u / (1 + (shift - 1) u).
 
     FastVideo's and PCM's grid, but for its first entry: theirs is the smallest of 1000 levels, 0.017 at shift
-    17, and ours is 0, where their samplers end as well.
+    17, and ours is 0, where their samplers end as well. FastVideo's commit 51956369a hands its shift to the
+    training scheduler; from b79d1fc15 on, in 2025, it was lost there.
     """
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"a grid needs at least one step, got n = {n}")
+    n = whole("n", n)
     return shifted(rectified_flow, shift)(torch.linspace(0, 1, n + 1, dtype=dtype))[1]
 
 
 def linear_quadratic_grid(
-    n: int, threshold: Number = 0.025, linear: Number = 0.5, dtype: torch.dtype | None = None
+    n: Whole, threshold: Number = 0.025, linear: Number = 0.5, dtype: torch.dtype | None = None
 ) -> Grid:
     """n + 1 rising noise levels from 0 to 1, most of them near 1: the grid of Mochi, a video model.
 
     The first steps from noise, a share `linear` of all, spend only `threshold` of it; a parabola of the same
     slope spends the rest. A strong shift does the same.
     """
-    if not (isinstance(n, int) and n >= 1 and 0 < threshold <= linear < 1):
-        raise ValueError(f"need n >= 1 and 0 < threshold <= linear < 1, got {n}, {threshold} and {linear}")
+    n, linear = whole("n", n), number("linear", linear, above=0, below=1)
+    threshold = number("threshold", threshold, above=0, most=linear)
     u = torch.linspace(1, 0, n + 1, dtype=dtype)  # the share of the steps that is done
     slope, w = threshold / linear, (u - linear) / (1 - linear)
     # 1 - slope u - (1 - slope) w^2 beyond the joint, written such that both ends are exact
@@ -96,17 +100,18 @@ def linear_quadratic_grid(
     return torch.where(u <= linear, 1 - slope * u, beyond)
 
 
-def phase_edges(grid: Grid, phases: int) -> Float[Tensor, " m"]:
+def phase_edges(grid: Grid, phases: Whole) -> Float[Tensor, " m"]:
     """The phases + 1 edges, rising: every (n / phases)-th level of the grid.
 
     Raises ValueError unless phases divides n. Rounded edges are no stops of a sampler that takes as many
     steps: it asks just above an edge, where the student was trained for a jump of one small step. With
     n = 50, 8 phases and shift 17, a perfect student is then hardly better than its teacher.
     """
-    n = len(grid) - 1
-    if n < 1 or not (grid.diff() > 0).all() or grid[0] != 0 or grid[-1] != 1:
-        raise ValueError("a grid rises from 0 to 1, as phase_grid does")
-    if phases < 1 or n % phases:
+    rising("grid", grid)
+    if grid[0] != 0 or grid[-1] != 1:
+        raise ValueError(f"a grid rises from 0 to 1, got {grid[0].item():g} to {grid[-1].item():g}")
+    n, phases = len(grid) - 1, whole("phases", phases)
+    if n % phases:
         fits = [m for m in range(1, n + 1) if n % m == 0]
         raise ValueError(
             f"{phases} phases do not divide a grid of {n} steps: their edges would fall between the stops of "
@@ -120,21 +125,28 @@ def phase_end(t: Time, edges: Float[Tensor, " m"]) -> Time:
 
     Raises ValueError where there is none.
     """
+    rising("edges", edges)
     edges = edges.to(t).contiguous()
-    if not ((t > edges[0]) & (t <= edges[-1])).all():
-        raise ValueError(f"t must lie above {edges[0].item():g} and not above {edges[-1].item():g}")
+    each("t", t, t, above=edges[0].item(), most=edges[-1].item(), why=": a phase ends below it")
     return edges[torch.searchsorted(edges, t.contiguous()) - 1]
 
 
-def grid_stops(grid: Grid, steps: int) -> Float[Tensor, " m"]:
+def rising(name: str, levels: Tensor) -> None:
+    """Raises ValueError unless levels is a 1-D float tensor that rises within [0, 1]."""
+    samples(**{name: levels})
+    if levels.ndim != 1 or not (levels.diff() > 0).all() or not 0 <= levels[0] < levels[-1] <= 1:
+        raise ValueError(f"{name} must rise from 0 to 1, as phase_grid and phase_edges do")
+
+
+def grid_stops(grid: Grid, steps: Whole) -> Float[Tensor, " m"]:
     """steps + 1 falling stops on the training grid, evenly spaced as far as it allows: PCM's and FastVideo's.
 
     When steps divides the grid these are the edges of as many phases. FastVideo's inference takes
     `phase_grid(steps, shift).flip(0)` instead.
     """
+    rising("grid", grid)
     n = len(grid) - 1
-    if not 1 <= steps <= n:
-        raise ValueError(f"a grid of {n} steps has stops for 1 to {n} steps, got {steps}")
+    steps = whole("steps", steps, 1, n, why=", the steps of the grid")
     return grid[[*(n - k * n // steps for k in range(steps)), 0]]
 
 
@@ -143,15 +155,16 @@ def grid_stops(grid: Grid, steps: int) -> Float[Tensor, " m"]:
 
 def flow_matching_loss(velocity: Velocity, x: Batch, eps: Batch, t: Time) -> Time:
     """The teacher's loss: the squared distance of its velocity to eps - x, (b,). Lipman et al. (2023)."""
-    found = velocity(mix(x, eps, t, rectified_flow), t)
-    same_shape(found, x)
-    return (found - (eps - x)).square().reshape(len(x), -1).mean(1)
+    found = ask(velocity, mix(x, eps, t, rectified_flow), t, "velocity")
+    return mean_square(found, eps - x).to(x.dtype)
 
 
 def jump(velocity: Batch, z: Batch, t: Time, s: Time) -> Batch:
     """z + (s - t) velocity: an Euler step, which is DDIM on rectified flow. From t to t nothing changes."""
-    same_shape(velocity, z)
-    return z + like(s - t, z) * velocity
+    samples(velocity=velocity, z=z)
+    for name, time in (("t", t), ("s", s)):
+        each(name, time, z)
+    return (z + like(s - t, z) * velocity).to(z.dtype)
 
 
 def phased_loss(
@@ -170,11 +183,12 @@ def phased_loss(
     Both end at the edge of the phase of t. The target is an average of the student's weights, or the student
     itself: no gradient reaches it. A guided teacher is `guided(conditional, unconditional, scale)`, where LCM
     writes w = scale - 1. The Huber distance sqrt(d^2 + c^2) - c is taken for each number, then averaged, as
-    in the original; iCT and ECT take one norm per sample. Raises ValueError for an index outside 1 ... n.
+    in the original; iCT and ECT take one norm per sample. Student and target are asked with the same dropout
+    mask. Raises ValueError for an index outside 1 ... n.
     """
-    n = len(grid) - 1
-    if index.shape != x.shape[:1] or index.dtype != torch.long or not ((index >= 1) & (index <= n)).all():
-        raise ValueError(f"need one index from 1 to {n} for each sample: 0 is clean, nothing starts there")
+    rising("grid", grid)
+    samples(x=x)
+    each("index", index, x, 1, len(grid) - 1, counts=True, why=": level 0 is clean, nothing starts there")
     huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
     if not torch.isin(edges.to(grid), grid).all():
         raise ValueError("edges must be levels of the grid, as from phase_edges")
@@ -182,27 +196,22 @@ def phased_loss(
     t, s = grid[index], grid[index - 1]
     end = phase_end(t, edges)
     z = mix(x, eps, t, rectified_flow)
-    landed = jump(student(z, t.to(x.dtype)), z, t, end)
-    with torch.no_grad():  # a target is a constant
-        z_s = jump(teacher(z, t.to(x.dtype)), z, t, s)
+    with torch.no_grad(), same_dropout(x):  # a target is a constant
+        z_s = jump(ask(teacher, z, t, "velocity"), z, t, s)
         # from s = 0 the jump has length 0, and some networks divide by the time: they are asked at t
-        wanted = jump(target(z_s, torch.where(s > 0, s, t).to(x.dtype)), z_s, s, end)
+        wanted = jump(ask(target, z_s, torch.where(s > 0, s, t), "velocity"), z_s, s, end)
+    landed = jump(ask(student, z, t, "velocity"), z, t, end)
     return huber(landed - wanted, huber_c)
 
 
 def huber(distance: Batch, c: Number) -> Time:
     """sqrt(d^2 + c^2) - c of each number d, averaged over the sample: (b,). c = 0 is the absolute value."""
-    if not c >= 0:
-        raise ValueError(f"huber_c must be at least 0, got {c}")
+    c = number("huber_c", c, least=0)
+    samples(distance=distance)
+    d = distance.to(wide(distance.dtype))
     # without the difference of near-equal numbers; the root of 0 has no gradient
-    each = distance**2 / (torch.sqrt(distance**2 + c**2) + c) if c > 0 else distance.abs()
-    return each.reshape(len(distance), -1).mean(1)
-
-
-def same_shape(velocity: Tensor, x: Tensor) -> None:
-    """Raises ValueError when the network's answer would be broadcast."""
-    if velocity.shape != x.shape:
-        raise ValueError(f"the network returned shape {tuple(velocity.shape)} for x of {tuple(x.shape)}")
+    each_number = d**2 / (torch.sqrt(d**2 + c**2) + c) if c > 0 else d.abs()
+    return each_number.reshape(len(d), -1).mean(1).to(distance.dtype)
 
 
 # the sampler
@@ -222,25 +231,28 @@ def phased_sample(
     number for all stops, or one for each after the first. Euler draws no random numbers. Raises ValueError
     unless stops fall within [0, 1] and fresh is in [0, 1].
     """
+    samples(z=z)
+    samples(stops=stops)
     if (
         stops.ndim != 1
         or len(stops) < 2
-        or not ((stops.diff() < 0).all() and stops[-1] >= 0 and stops[0] <= 1)
+        or not (stops.diff() < 0).all()
+        or not 0 <= stops[-1] < stops[0] <= 1
     ):
         raise ValueError("stops are noise levels that fall within [0, 1], such as edges.flip(0)")
     shares = torch.as_tensor(fresh, dtype=torch.float64)
-    if shares.ndim and len(shares) != len(stops) - 1:
+    if shares.ndim and shares.shape != stops[1:].shape:
         raise ValueError(f"{len(stops)} stops need {len(stops) - 1} shares of fresh noise, got {len(shares)}")
-    shares = shares.expand(len(stops) - 1)
     if not ((shares >= 0) & (shares <= 1)).all():
         raise ValueError(f"fresh is a share of the noise, from 0 (Euler) to 1 (re-noise), got {fresh}")
-    for t, s, share in zip(stops, stops[1:], shares.tolist()):
-        v = velocity(z, t.to(z).expand(len(z)))
-        same_shape(v, z)
+    shares = shares.expand(len(stops) - 1)
+    levels = stops.to(z.device).to(wide(z.dtype)).reshape(-1, *[1] * z.ndim)
+    for now, (t, s), share in zip(stops.to(z), pairwise(levels), shares.tolist()):
+        v = ask(velocity, z, now.expand(len(z)), "velocity")
         x_hat, eps_hat = z - t * v, z + (1 - t) * v
         if share > 0 and s > 0:  # at s = 0 only x_hat is left
             eps_hat = math.sqrt(1 - share**2) * eps_hat + share * randn_like(z, generator)
-        z = ((1 - s) * x_hat + s * eps_hat).to(z)
+        z = ((1 - s) * x_hat + s * eps_hat).to(z.dtype)
     return z
 
 
@@ -251,12 +263,11 @@ def tcd_fresh(stops: Float[Tensor, " k"], gamma: Number) -> Float[Tensor, " k"]:
     between the marginals are right only for a network that was trained to jump to every s. Zheng et al.
     (2024), in flow form.
     """
-    if not (0 <= stops).all() or not (stops < 1).all():
-        raise ValueError("the stops that are arrived at lie in [0, 1): stops[1:]")
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must be between 0 and 1, got {gamma}")
-    kept = (1 - stops) * (1 - gamma) / (1 - (1 - gamma) * stops)
-    return torch.sqrt(1 - kept**2)
+    gamma = number("gamma", gamma, 0, 1)
+    each("stops", stops, stops, least=0, below=1, why=": those that are arrived at, stops[1:]")
+    s = stops.to(wide(stops.dtype))
+    kept = (1 - s) * (1 - gamma) / (1 - (1 - gamma) * s)
+    return torch.sqrt(1 - kept**2).to(stops.dtype)
 
 
 # students without training
@@ -270,33 +281,33 @@ def exact_student(flow_map: Callable, edges: Float[Tensor, " m"]) -> Velocity:
 
     def velocity(z: Batch, t: Time) -> Batch:
         end = phase_end(t, edges)
-        return (z - flow_map(z, t, end, rectified_flow)) / like(t - end, z)
+        return ((z - flow_map(z, t, end, rectified_flow)) / like(t - end, z)).to(z.dtype)
 
+    velocity.predicts = "velocity"
     return velocity
 
 
-def aged_student(teacher: Velocity, grid: Grid, edges: Float[Tensor, " m"], age: int) -> Velocity:
+def aged_student(teacher: Velocity, grid: Grid, edges: Float[Tensor, " m"], age: Whole) -> Velocity:
     """The student after `age` perfect sweeps of training that started at the teacher. Times on the grid only.
 
     Each sweep lets the target look one sub-step further: `age` steps of the teacher, then straight on to the
     edge. Age 0 is the teacher, and an age of n / phases is the end of training.
     """
-    if age < 0:
-        raise ValueError(f"an age counts sweeps from 0, got {age}")
+    age = whole("age", age, 0)
+    rising("grid", grid)
+    rising("edges", edges)
 
     def velocity(z: Batch, t: Time) -> Batch:
         levels, end = grid.to(z), phase_end(t, edges)
         distance, index = (levels - t[:, None]).abs().min(dim=1)
-        if (distance > 1e-6).any():
-            raise ValueError(
-                f"this student knows only the times of its grid, got {t[distance > 1e-6][0].item():g}"
-            )
+        if not extremes(distance)[1] <= rounding(t.dtype):
+            raise ValueError(f"this student knows only the times of its grid, got {t.tolist()}")
         start, now = z, t
-        for k in range(age):
-            s = torch.maximum(levels[(index - k - 1).clamp(min=0)], end)
-            z = jump(teacher(z, torch.where(now > 0, now, t)), z, now, s)
+        for k in range(age + 1):
+            s = end if k == age else torch.maximum(levels[(index - k - 1).clamp(min=0)], end)
+            z = jump(ask(teacher, z, torch.where(now > 0, now, t), "velocity"), z, now, s)
             now = s
-        z = jump(teacher(z, torch.where(now > 0, now, t)), z, now, end)
-        return (start - z) / like(t - end, start)
+        return ((start - z) / like(t - end, start)).to(start.dtype)
 
+    velocity.predicts = "velocity"
     return velocity

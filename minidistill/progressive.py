@@ -16,7 +16,7 @@ DDIM step for x_hat gives the same number as a quotient (`quotient_target`), whi
 precision.
 
 Salimans & Ho (2022), "Progressive distillation for fast sampling of diffusion models": algorithm 2, section
-4, appendix G. A perfect student is exactly the teacher's DDIM with n fewer evaluations: halving never repairs
+4, appendix G; their released code clips log SNR to +-20, so that alpha(1) = 4.5e-5. A perfect student is exactly the teacher's DDIM with n fewer evaluations: halving never repairs
 the teacher's own discretization error.
 
 >>> halvings(8)
@@ -27,20 +27,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.parameterization import Denoiser
+from minidistill.inputs import Number, Whole, each, number, samples, whole, wide
+from minidistill.parameterization import Denoiser, ask, mean_square
 from minidistill.samplers import ddim_step
-from minidistill.schedules import Batch, Schedule, Time, coefficients, like, log_snr, mix, randn_like
+from minidistill.schedules import Batch, Schedule, Time, coefficients, like, log_snr, mix, randn_like, read
 
 
-def grid_times(t: Time, n: int) -> tuple[Time, Time, Time]:
+def grid_times(t: Time, n: Whole) -> tuple[Time, Time, Time]:
     """t, the middle m and the end s of the step of size 1 / n that starts at t, snapped to the grid i / n.
 
     Raises ValueError unless every t is one of 1/n, 2/n, ..., 1, to the precision of its dtype.
     """
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"a student takes a whole number of steps, at least one, got n = {n}")
+    n = whole("n", n, why=", the student's steps")
     # half-precision times cannot tell 1023 / 1024 from its neighbours, so they are counted in float32
-    exact = t.to(torch.promote_types(t.dtype, torch.float32))
+    exact = t.to(wide(t.dtype))
     i = (exact * n).round()
     # a float64 time may come from a float32 grid: it is off only by more than float32 rounding
     on = (i >= 1) & (i <= n) & ((i / n - exact).abs() <= 1e-6 + 2 * torch.finfo(t.dtype).eps)
@@ -52,58 +52,65 @@ def grid_times(t: Time, n: int) -> tuple[Time, Time, Time]:
 
 
 @torch.no_grad()  # a target is a constant
-def two_step_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Schedule) -> Batch:
+def two_step_target(teacher: Denoiser, z: Batch, t: Time, n: Whole, schedule: Schedule) -> Batch:
     """What the student should predict at (z, t), t = i / n, to jump 1 / n in one DDIM step.
 
     The convex form: both weights are multiplied by sigma_s, which keeps them finite at s = 0, where the
     answer is x_2. Raises ValueError for times off the grid.
     """
-    coefficients(schedule, t, z)  # refuses times that do not belong to z
+    each("t", t, z)
     t, m, s = grid_times(t, n)
-    x_1 = teacher(z, t.to(z.dtype))
-    x_2 = teacher(ddim_step(x_1, z, t, m, schedule), m.to(z.dtype))
+    x_1 = ask(teacher, z, t, "x")
+    x_2 = ask(teacher, ddim_step(x_1, z, t, m, schedule), m, "x")
 
-    (alpha_t, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = schedule(t), schedule(m), schedule(s)
+    (alpha_t, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (read(schedule, u) for u in (t, m, s))
     first = (alpha_m / sigma_m - alpha_t / sigma_t) * sigma_s
     second = alpha_s - alpha_m / sigma_m * sigma_s
     share = like(first / (first + second), z)
-    return share * x_1 + (1 - share) * x_2
+    return (share * x_1 + (1 - share) * x_2).to(z.dtype)
 
 
 @torch.no_grad()
-def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: int, schedule: Schedule) -> Batch:
+def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: Whole, schedule: Schedule) -> Batch:
     """The same target as the paper writes it (algorithm 2): the x_hat whose DDIM step ends at z_s.
 
     For the lesson only: numerator and denominator are differences of near-equal numbers. In bfloat16 the
     relative error is about n / 250, and both are 0 for n = 1024.
     """
     t, m, s = grid_times(t, n)
-    z_m = ddim_step(teacher(z, t.to(z.dtype)), z, t, m, schedule)
-    z_s = ddim_step(teacher(z_m, m.to(z.dtype)), z_m, m, s, schedule)
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
+    z_m = ddim_step(ask(teacher, z, t, "x"), z, t, m, schedule)
+    z_s = ddim_step(ask(teacher, z_m, m, "x"), z_m, m, s, schedule)
+    # in z's precision all the way, to show the loss
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+        [c.to(z.dtype) for c in coefficients(schedule, u, z)] for u in (t, s)
+    )
     return (z_s - sigma_s / sigma_t * z) / (alpha_s - sigma_s / sigma_t * alpha_t)
 
 
-def weight(kind: str, log_snr: Time, gamma: float = 5.0) -> Time:
+def weight(kind: str, log_snr: Time, gamma: Number = 5.0) -> Time:
     """The weight of ||x_hat - x||^2, in x space. Salimans & Ho (2022), section 4.
 
     "constant": 1, the error in x. "snr": the error in eps; 0 at t = 1, so a one-step student would learn
     nothing. "truncated_snr": max(SNR, 1). "snr+1": the error in v when alpha^2 + sigma^2 = 1. "min_snr":
     min(SNR, gamma), Hang et al. (2023); 0 at t = 1 as well.
     """
-    snr = log_snr.exp()
+    gamma = number("gamma", gamma, above=0)
+    snr = log_snr.to(wide(log_snr.dtype)).exp()
     match kind:
         case "constant":
-            return torch.ones_like(snr)
+            found = torch.ones_like(snr)
         case "snr":
-            return snr
+            found = snr
         case "truncated_snr":
-            return snr.clamp(min=1)
+            found = snr.clamp(min=1)
         case "snr+1":
-            return snr + 1
+            found = snr + 1
         case "min_snr":
-            return snr.clamp(max=gamma)
-    raise ValueError(f'kind must be "constant", "snr", "truncated_snr", "snr+1" or "min_snr", got {kind!r}')
+            found = snr.clamp(max=gamma)
+        case _:
+            kinds = '"constant", "snr", "truncated_snr", "snr+1" or "min_snr"'
+            raise ValueError(f"kind must be {kinds}, got {kind!r}")
+    return found.to(log_snr.dtype)
 
 
 def diffusion_loss(
@@ -117,29 +124,27 @@ def diffusion_loss(
 
     Salimans & Ho (2022), algorithm 1.
     """
+    samples(x=x)
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
-    precise = torch.promote_types(x.dtype, torch.float32)
     # rand can be 0, where the weight is infinite, but never 1
-    t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=precise, device=x.device)
+    t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=wide(x.dtype), device=x.device)
     z = mix(x, randn_like(x, generator), t, schedule)
-    return weighted_error(denoiser(z, t.to(x.dtype)), x, t, schedule, weighting)
+    return weighted_error(ask(denoiser, z, t, "x"), x, t, schedule, weighting)
 
 
 def weighted_error(
     x_hat: Batch, x: Batch, t: Time, schedule: Schedule, weighting: str
 ) -> Float[Tensor, " b"]:
     """weight(SNR_t) times the mean squared error of each sample. Raises ValueError for unequal shapes."""
-    if x_hat.shape != x.shape:
-        raise ValueError(f"the denoiser returned shape {tuple(x_hat.shape)} for samples of {tuple(x.shape)}")
-    error = (x_hat - x).square().reshape(len(x), -1).mean(1)
-    return weight(weighting, log_snr(schedule, t)) * error
+    samples(x_hat=x_hat, x=x)
+    return (weight(weighting, log_snr(schedule, t)) * mean_square(x_hat, x)).to(x.dtype)
 
 
 def progressive_loss(
     student: Denoiser,
     teacher: Denoiser,
     x: Batch,
-    n: int,
+    n: Whole,
     schedule: Schedule,
     weighting: str = "snr+1",
     generator: torch.Generator | None = None,
@@ -149,25 +154,25 @@ def progressive_loss(
     Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0
     is not. Mean over each sample, weighted; no clipping. The data is only used to make z_t.
     """
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"a student takes a whole number of steps, at least one, got n = {n}")
+    samples(x=x)
+    n = whole("n", n, why=", the student's steps")
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
     i = torch.randint(1, n + 1, x.shape[:1], generator=generator, device=x.device)
-    t = i.to(torch.promote_types(x.dtype, torch.float32)) / n  # half precision cannot count to 1024
+    t = i.to(wide(x.dtype)) / n  # half precision cannot count to 1024
     z = mix(x, randn_like(x, generator), t, schedule)
     target = two_step_target(teacher, z, t, n, schedule)
-    return weighted_error(student(z, t.to(x.dtype)), target, t, schedule, weighting)
+    return weighted_error(ask(student, z, t, "x"), target, t, schedule, weighting)
 
 
-def halvings(start: int, end: int = 1) -> list[int]:
+def halvings(start: Whole, end: Whole = 1) -> list[int]:
     """The step counts of the students of a teacher of `start` steps: 8 -> [4, 2, 1].
 
     None are needed from `end` itself: []. Raises ValueError unless start is end times a power of two.
     """
-    steps = [start]
-    while steps[-1] > end >= 1 and steps[-1] % 2 == 0:
+    steps, end = [whole("start", start)], whole("end", end)
+    while steps[-1] > end and steps[-1] % 2 == 0:
         steps.append(steps[-1] // 2)
-    if steps[-1] != end or end < 1:
+    if steps[-1] != end:
         raise ValueError(
             f"halving {start} steps never reaches {end}: start must be end times 1, 2, 4, 8, ..."
         )
@@ -175,10 +180,12 @@ def halvings(start: int, end: int = 1) -> list[int]:
 
 
 class Student:
-    """A denoiser that remembers the number of steps it was distilled for; samplers warn on any other grid."""
+    """A denoiser that remembers what it was distilled for: so many steps of DDIM. Samplers warn otherwise."""
 
-    def __init__(self, denoiser: Denoiser, steps: int):
-        self.denoiser, self.steps = denoiser, steps
+    predicts, sampler = "x", "ddim"
+
+    def __init__(self, denoiser: Denoiser, steps: Whole):
+        self.denoiser, self.steps = denoiser, whole("steps", steps)
 
     def __call__(self, z: Batch, t: Time) -> Batch:
         return self.denoiser(z, t)

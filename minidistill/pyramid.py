@@ -43,7 +43,9 @@ from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.schedules import Batch, Number, Time, like, randn_like
+from minidistill.inputs import Number, Whole, each, number, one_each, samples, whole, wide
+from minidistill.parameterization import ask, mean_square
+from minidistill.schedules import Batch, Time, like, randn_like
 
 Images = Float[Tensor, "b c h w"]
 Resized = Float[Tensor, "b c h2 w2"]  # the same images at another size
@@ -69,15 +71,15 @@ def stages(cuts: Sequence[Number], gamma: Number = 1 / 3) -> list[Stage]:
     beta = (1 - start_i) / sqrt(1 + gamma). Jin et al. (2024). -gamma is the correlation of the
     fresh noise inside a block: 1/3 is the largest that exists, leaves the block mean alone, and wastes the
     least.
-    The network's time is shared in proportion to end - start. Raises ValueError unless cuts rise from 0 to 1
-    and 0 < gamma <= 1/3.
+    The network's time is shared in proportion to end - start. The released code rounds cuts to 1/1000. Raises
+    ValueError unless cuts rise from 0 to 1 and 0 < gamma <= 1/3.
     """
+    cuts = [number("a cut", cut, 0, 1) for cut in cuts]
     if len(cuts) < 2 or cuts[0] != 0 or cuts[-1] != 1 or not all(a < b for a, b in zip(cuts, cuts[1:])):
-        raise ValueError(f"cuts must rise from 0 to 1, such as [0, 1/3, 2/3, 1], got {list(cuts)}")
-    if not 0 < gamma <= 1 / 3:
-        raise ValueError(
-            f"gamma must be in (0, 1/3]: four numbers cannot all correlate by less than -1/3, got {gamma}"
-        )
+        raise ValueError(f"cuts must rise from 0 to 1, such as [0, 1/3, 2/3, 1], got {cuts}")
+    gamma = number(
+        "gamma", gamma, above=0, most=1 / 3, why=" (the least that four numbers correlate is -1/3)"
+    )
     ratio = math.sqrt(1 + 1 / gamma)
     starts = [0.0, *(e / (ratio * (1 - e) + e) for e in cuts[1:-1])]
     lengths = [end - start for start, end in zip(starts, cuts[1:])]
@@ -103,9 +105,10 @@ def up(x: Images) -> Resized:
     return repeat(x, "b c h w -> b c (h p) (w q)", p=2, q=2)
 
 
-def at_level(x: Images, halvings: int, gain: float = 1.0) -> Resized:
+def at_level(x: Images, halvings: Whole, gain: Number = 1.0) -> Resized:
     """x, halved so many times. gain = 2 is for noise: the mean of four has half the standard deviation."""
-    side = 2**halvings
+    samples(images=x)
+    gain, side = number("gain", gain), 2 ** whole("halvings", halvings, 0)
     if x.ndim != 4 or x.shape[2] % side or x.shape[3] % side:
         raise ValueError(
             f"need images (b, c, height, width) with sides divisible by {side}, got {tuple(x.shape)}"
@@ -115,15 +118,13 @@ def at_level(x: Images, halvings: int, gain: float = 1.0) -> Resized:
     return x
 
 
-def stage_pair(x: Images, noise: Images, i: int, stages: Sequence[Stage]) -> tuple[Resized, Resized]:
+def stage_pair(x: Images, noise: Images, i: Whole, stages: Sequence[Stage]) -> tuple[Resized, Resized]:
     """Where stage i starts and ends for data x and noise at full size: two images of its own size.
 
     The same noise at both ends makes the path straight: z_u = u start + (1 - u) end, velocity start - end.
     """
-    if x.shape != noise.shape:
-        raise ValueError(f"x and noise must have one shape, got {tuple(x.shape)} and {tuple(noise.shape)}")
-    if not 0 <= i < len(stages):
-        raise ValueError(f"there are stages 0 to {len(stages) - 1}, got {i}")
+    samples(x=x, noise=noise)
+    i = whole("i", i, 0, len(stages) - 1, why=", the stages there are")
     halvings = len(stages) - 1 - i
     data, n = at_level(x, halvings), at_level(noise, halvings, gain=2.0)
     start = n if i == 0 else (1 - stages[i].start) * n + stages[i].start * up(down(data))
@@ -156,9 +157,9 @@ def network_time(u: Time, stage: Stage) -> Time:
 
 def split(b: int, shares: Sequence[int] | None, n_stages: int) -> list[slice]:
     """Which samples of a batch train which stage, coarsest first, in proportion to the shares."""
-    shares = [1] * n_stages if shares is None else shares
-    if len(shares) != n_stages or min(shares) < 1:
-        raise ValueError(f"need one share, at least 1, for each of {n_stages} stages, got {list(shares)}")
+    shares = [1] * n_stages if shares is None else [whole("a share", share) for share in shares]
+    if len(shares) != n_stages:
+        raise ValueError(f"need one share for each of {n_stages} stages, got {shares}")
     if b % sum(shares):
         raise ValueError(
             f"a batch of {b} does not divide into shares of {list(shares)}: take a multiple of {sum(shares)}"
@@ -172,37 +173,36 @@ def stage_batches(
     x: Images, noise: Images, u: Time, stages: Sequence[Stage], shares: Sequence[int] | None
 ) -> list[tuple[slice, Tensor, Tensor, Tensor]]:
     """For each stage its part of the batch, z_u, the network's time, and the velocity start - end."""
-    if x.shape != noise.shape:
-        raise ValueError(f"x and noise must have one shape, got {tuple(x.shape)} and {tuple(noise.shape)}")
+    samples(x=x, noise=noise)
     batches = []
     for i, part in enumerate(split(len(x), shares, len(stages))):
         start, end = stage_pair(x[part], noise[part], i, stages)
-        z = like(1 - u[part], end) * end + like(u[part], start) * start
+        z = (like(1 - u[part], end) * end + like(u[part], start) * start).to(x.dtype)
         batches.append((part, z, network_time(u[part], stages[i]), start - end))
     return batches
 
 
-def ask(velocity: Velocity, batches: list, packed: bool, given: list[dict]) -> list[Tensor]:
+def answers(velocity: Velocity, batches: list, packed: bool, given: list[dict]) -> list[Tensor]:
     """The network's answer to every batch: a forward pass for each, or one for all with `velocity.packed`.
 
     given: for each batch its conditioning, by name.
     """
-    if packed:
-        answers = velocity.packed(
-            [z for _, z, _, _ in batches],
-            [t for _, _, t, _ in batches],
-            **{name: [one[name] for one in given] for name in given[0]},
-        )
-    else:
-        answers = [velocity(z, t, **one) for (_, z, t, _), one in zip(batches, given)]
-    for answer, (_, z, *_) in zip(answers, batches):
-        if answer.shape != z.shape:
-            raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of {tuple(z.shape)}")
-    return answers
+    if not packed:
+        return [ask(velocity, z, t, "velocity", **one) for (_, z, t, _), one in zip(batches, given)]
+    together = velocity.packed(
+        [z for _, z, _, _ in batches],
+        [t for _, _, t, _ in batches],
+        **{name: [one[name] for one in given] for name in given[0]},
+    )
+    # looked at like any answer
+    return [
+        ask(lambda z, t, a=a: a, z, t, "velocity") for a, (_, z, t, _) in zip(together, batches, strict=True)
+    ]
 
 
-def shared_out(conditioning: dict[str, Tensor], batches: list) -> list[dict]:
-    """For each stage the conditioning of its samples."""
+def shared_out(conditioning: dict[str, Tensor], batches: list, x: Tensor) -> list[dict]:
+    """For each stage the conditioning of its samples, of which x is the whole batch."""
+    one_each(x, **conditioning)
     return [{name: value[part] for name, value in conditioning.items()} for part, *_ in batches]
 
 
@@ -222,17 +222,12 @@ def pyramid_loss(
     conditioning, (b, ...), is shared out with the samples. packed=True asks `velocity.packed` once for all
     sizes, with the same result. Losses of different cuts are not comparable: their velocities differ in size.
     """
-    if u.shape != x.shape[:1] or not ((u > 0) & (u <= 1)).all():
-        raise ValueError(
-            "need one local time in (0, 1] for each sample: 1 is the start of a stage, 0 its end"
-        )
+    samples(x=x)
+    each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
     batches = stage_batches(x, noise, u, stages, shares)
-    answers = ask(velocity, batches, packed, shared_out(conditioning, batches))
-    losses = [
-        (answer - target).square().reshape(len(target), -1).mean(1)
-        for answer, (*_, target) in zip(answers, batches)
-    ]
-    return torch.cat(losses)
+    found = answers(velocity, batches, packed, shared_out(conditioning, batches, x))
+    losses = [mean_square(answer, target) for answer, (*_, target) in zip(found, batches)]
+    return torch.cat(losses).to(x.dtype)
 
 
 # sampling
@@ -242,7 +237,7 @@ def pyramid_sample(
     velocity: Callable[[Batch, Time], Batch],
     noise: Images,
     stages: Sequence[Stage],
-    steps: int | Sequence[int],
+    steps: Whole | Sequence[Whole],
     jumps: Sequence[Tensor] | None = None,
     generator: torch.Generator | None = None,
     trajectory: bool = False,
@@ -251,11 +246,10 @@ def pyramid_sample(
 
     steps: of each stage, or one number for all. jumps: noise for each jump, at the size it leads to; else
     drawn from the generator. Guidance: pass `guided(conditional, unconditional, scale)`. trajectory=True
-    returns the end of every stage. Raises ValueError unless there is a number of steps for each stage.
+    returns the end of every stage. The steps of a stage are equal; in the released code the last of n ends at
+    local time 1/1000 and hardly moves, which is worse. Raises ValueError unless each stage has its steps.
     """
-    steps = [steps] * len(stages) if isinstance(steps, int) else list(steps)
-    if len(steps) != len(stages) or min(steps) < 1:
-        raise ValueError(f"need at least one step for each of {len(stages)} stages, got {steps}")
+    steps = stage_steps(steps, stages)
     if jumps is not None and len(jumps) != len(stages) - 1:
         raise ValueError(f"{len(stages)} stages have {len(stages) - 1} jumps, got {len(jumps)} noises")
     z, ends = at_level(noise, len(stages) - 1, gain=2.0), []
@@ -265,9 +259,17 @@ def pyramid_sample(
             z = renoise_jump(z, fresh, stage)
         for k in range(n, 0, -1):
             u = torch.full((len(z),), k / n, dtype=z.dtype, device=z.device)
-            z = z - velocity(z, network_time(u, stage)) / n
+            z = z - ask(velocity, z, network_time(u, stage), "velocity") / n
         ends.append(z)
     return ends if trajectory else z
+
+
+def stage_steps(steps: Whole | Sequence[Whole], stages: Sequence[Stage]) -> list[int]:
+    """The number of steps in each stage. Raises ValueError unless there is one, at least 1, for each."""
+    listed = list(steps) if isinstance(steps, Sequence) else [steps] * len(stages)
+    if len(listed) != len(stages):
+        raise ValueError(f"need a number of steps for each of {len(stages)} stages, got {steps}")
+    return [whole("steps", n) for n in listed]
 
 
 # distillation: inside a stage the flow is an ordinary straight flow
@@ -275,12 +277,13 @@ def pyramid_sample(
 
 @torch.no_grad()  # a target is a constant
 def stage_target(
-    teacher: Velocity, z: Images, u: Time, n: int, stage: Stage, **conditioning: Tensor
+    teacher: Velocity, z: Images, u: Time, n: Whole, stage: Stage, **conditioning: Tensor
 ) -> Images:
     """The velocity of a step 1 / n that lands where two teacher steps 0.5 / n land: the mean of their two."""
-    half = 0.5 / n
-    first = teacher(z, network_time(u, stage), **conditioning)
-    second = teacher(z - half * first, network_time(u - half, stage), **conditioning)
+    half = 0.5 / whole("n", n)
+    each("u", u, z, above=0, most=1)
+    first = ask(teacher, z, network_time(u, stage), "velocity", **conditioning)
+    second = ask(teacher, z - half * first, network_time(u - half, stage), "velocity", **conditioning)
     return (first + second) / 2
 
 
@@ -291,7 +294,7 @@ def pyramid_distillation_loss(
     noise: Images,
     index: Tensor,
     stages: Sequence[Stage],
-    n: int,
+    n: Whole,
     shares: Sequence[int] | None = None,
     **conditioning: Tensor,
 ) -> Time:
@@ -299,13 +302,15 @@ def pyramid_distillation_loss(
 
     index: 1 ... n for each sample; its local time is index / n. One student serves all stages.
     """
-    if n < 1 or index.shape != x.shape[:1] or not ((index >= 1) & (index <= n)).all():
-        raise ValueError(f"need n >= 1 and one index from 1 to n = {n} for each sample")
-    batches = stage_batches(x, noise, index.to(x.dtype) / n, stages, shares)
-    given = shared_out(conditioning, batches)
-    answers = ask(student, batches, False, given)
+    n = whole("n", n)
+    samples(x=x)
+    each("index", index, x, 1, n, counts=True)
+    u = index.to(wide(x.dtype)) / n  # half precision cannot count to 1024
+    batches = stage_batches(x, noise, u, stages, shares)
+    given = shared_out(conditioning, batches, x)
     losses = []
-    for (part, z, _, _), stage, answer, one in zip(batches, stages, answers, given):
-        target = stage_target(teacher, z, index[part].to(x.dtype) / n, n, stage, **one)
-        losses.append((answer - target).square().reshape(len(z), -1).mean(1))
-    return torch.cat(losses)
+    for (part, z, *_), stage, answer, one in zip(
+        batches, stages, answers(student, batches, False, given), given
+    ):
+        losses.append(mean_square(answer, stage_target(teacher, z, u[part], n, stage, **one)))
+    return torch.cat(losses).to(x.dtype)

@@ -11,8 +11,9 @@ and for nothing else. Which sampler is right depends on what the network is.
 DDIM: Song, Meng & Ermon (2021), eq. 12; in this form Salimans & Ho (2022), eq. 8. Heun: Karras et al. (2022),
 algorithm 1. Renoise: Song et al. (2023), algorithm 1.
 
-Every sampler starts with z at times[0] and ends at times[-1]; trajectory=True returns all n + 1 states,
-stacked.
+Every sampler starts with z at times[0], z with the variance of that time: for EDM, 80 times unit noise at t = 80,
+since with less every sample is too near to the mean. It ends at times[-1]; trajectory=True returns all n + 1
+states, stacked. The schedule is read once, for all times.
 
 >>> from minidistill.schedules import rectified_flow
 >>> perfect = lambda z, t: 0 * z  # all the data is at 0
@@ -28,8 +29,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.parameterization import Denoiser, convert
-from minidistill.schedules import Batch, Schedule, Time, coefficients, like, randn_like, time_grid
+from minidistill.inputs import extremes, samples, wide
+from minidistill.parameterization import Denoiser, ask
+from minidistill.schedules import (
+    Batch,
+    Schedule,
+    Time,
+    coefficients,
+    like,
+    randn_like,
+    rates,
+    read,
+    rectified_flow,
+    time_grid,
+)
 
 Times = Float[Tensor, " n"]  # n times for n - 1 steps, decreasing
 
@@ -40,33 +53,39 @@ def ddim_step(x_hat: Batch, z: Batch, t: Time, s: Time, schedule: Schedule) -> B
     With s > t it runs backwards: DDIM inversion. Raises ValueError where sigma_t = 0: there is no noise to
     keep.
     """
-    if x_hat.shape != z.shape:
-        raise ValueError(f"x_hat has shape {tuple(x_hat.shape)} but z has {tuple(z.shape)}")
-    alpha_t, sigma_t = coefficients(schedule, t, z)
-    alpha_s, sigma_s = coefficients(schedule, s, z)
-    if (sigma_t == 0).any():
+    samples(x_hat=x_hat, z=z)
+    (alpha, sigma), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
+    if not extremes(sigma)[0] > 0:
         raise ValueError(
-            "a DDIM step cannot start where sigma = 0: z is the data and no noise is there to keep"
+            "a DDIM step cannot start where sigma = 0: z is the data, and there is no noise to keep"
         )
-    eps = (z - alpha_t * x_hat) / sigma_t
-    return alpha_s * x_hat + sigma_s * eps
+    eps_hat = (z - alpha * x_hat) / sigma
+    return (alpha_s * x_hat + sigma_s * eps_hat).to(z.dtype)
 
 
 def ddim(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajectory: bool = False) -> Tensor:
     """One DDIM step from each time to the next. First order; exact while x_hat does not change."""
     states = [z]
-    for t, s in intervals(denoiser, z, times):
-        z = ddim_step(denoiser(z, t), z, t, s, schedule)
+    for (t, alpha, sigma), (_, alpha_s, sigma_s) in pairwise(stops(denoiser, z, times, schedule, "ddim")):
+        x_hat = ask(denoiser, z, t, "x")
+        eps_hat = (z - alpha * x_hat) / sigma
+        z = (alpha_s * x_hat + sigma_s * eps_hat).to(z.dtype)
         if trajectory:
             states.append(z)
     return torch.stack(states) if trajectory else z
 
 
+def slope(x_hat: Batch, z: Batch, alpha: Tensor, sigma: Tensor, d_alpha: Tensor, d_sigma: Tensor) -> Batch:
+    """dz/dt = alpha' x_hat + sigma' eps_hat."""
+    return d_alpha * x_hat + d_sigma * (z - alpha * x_hat) / sigma
+
+
 def euler(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajectory: bool = False) -> Tensor:
     """Euler's method on dz/dt: first order. For rectified flow it is DDIM."""
     states = [z]
-    for t, s in intervals(denoiser, z, times):
-        z = z + like(s - t, z) * convert(denoiser(z, t), z, t, schedule, "x", "velocity")
+    sampler = "ddim" if schedule is rectified_flow else "euler"
+    for (t, *here), (s, *_) in pairwise(steep_stops(denoiser, z, times, schedule, sampler)):
+        z = (z + like(s - t, z) * slope(ask(denoiser, z, t, "x"), z, *here)).to(z.dtype)
         if trajectory:
             states.append(z)
     return torch.stack(states) if trajectory else z
@@ -77,13 +96,15 @@ def heun(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, traject
 
     A step that ends at sigma = 0, where the slope is 0 / 0, stays an Euler step, as in Karras et al. (2022).
     """
-    states = [z]
-    for t, s in intervals(denoiser, z, times):
-        slope = convert(denoiser(z, t), z, t, schedule, "x", "velocity")
-        z_s = z + like(s - t, z) * slope
-        if (schedule(s)[1] > 0).all():
-            slope_s = convert(denoiser(z_s, s), z_s, s, schedule, "x", "velocity")
-            z_s = z + like(s - t, z) * (slope + slope_s) / 2
+    states, at = [z], steep_stops(denoiser, z, times, schedule, "heun")
+    last = at[-1] if extremes(at[-1][2])[0] == 0 else None  # the only one that can be clean
+    for (t, *here), there in pairwise(at):
+        s = there[0]
+        d = slope(ask(denoiser, z, t, "x"), z, *here)
+        z_s = (z + like(s - t, z) * d).to(z.dtype)
+        if there is not last:
+            d = (d + slope(ask(denoiser, z_s, s, "x"), z_s, *there[1:])) / 2
+            z_s = (z + like(s - t, z) * d).to(z.dtype)
         z = z_s
         if trajectory:
             states.append(z)
@@ -106,27 +127,53 @@ def renoise(
     marginals exact: alpha_s / alpha_e times the sample, plus noise of the variance that is missing. For EDM
     times that end at t_min, this is sqrt(s^2 - t_min^2).
     """
-    steps = list(intervals(f, z, times))
-    lifts = len(steps) - 1
+    at = stops(f, z, times, schedule, "renoise")
+    lifts = len(at) - 2
     if noise is not None and [n.shape for n in noise] != [z.shape] * lifts:
         raise ValueError(
-            f"{len(steps)} steps re-noise {lifts} times: need as many noises of shape {tuple(z.shape)}, "
+            f"{len(at) - 1} steps re-noise {lifts} times: need as many noises of shape {tuple(z.shape)}, "
             f"got {[tuple(n.shape) for n in noise]}"
         )
-    states, end = [z], steps[-1][1]
-    for i, (t, s) in enumerate(steps):
-        z = f(z, t)
+    states, (_, alpha_e, sigma_e) = [z], at[-1]
+    for i, ((t, *_), (_, alpha_s, sigma_s)) in enumerate(pairwise(at)):
+        z = ask(f, z, t, "x")
         if i < lifts:
-            (alpha_s, sigma_s), (alpha_e, sigma_e) = (
-                coefficients(schedule, s, z),
-                coefficients(schedule, end, z),
-            )
             fresh = noise[i].to(z) if noise is not None else randn_like(z, generator)
             keep = alpha_s / alpha_e
-            z = keep * z + (sigma_s**2 - (keep * sigma_e) ** 2).clamp(min=0).sqrt() * fresh
+            z = (keep * z + (sigma_s**2 - (keep * sigma_e) ** 2).clamp(min=0).sqrt() * fresh).to(z.dtype)
         if trajectory:
             states.append(z)
     return torch.stack(states) if trajectory else z
+
+
+def stops(
+    denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, sampler: str
+) -> list[tuple[Time, Tensor, Tensor]]:
+    """(t, alpha, sigma) at each of the times, t (b,) and the others with one axis for each axis of z.
+
+    Raises ValueError as `intervals` does, and for a start or a stop on the way where sigma = 0.
+    """
+    starts = list(intervals(denoiser, z, times))
+    alpha, sigma = read(schedule, times.to(z))
+    if not extremes(sigma[:-1])[0] > 0:
+        raise ValueError("sigma is 0 before the last time: z is the data there, and no step starts from it")
+    made_for = getattr(denoiser, "sampler", sampler)
+    if made_for != sampler:
+        warnings.warn(
+            f"this student was distilled for {made_for}; {sampler} takes it elsewhere", stacklevel=3
+        )
+    each_time = [*(t for t, _ in starts), starts[-1][1]]
+    return list(zip(each_time, *(c.to(wide(z.dtype)).reshape(-1, *[1] * z.ndim) for c in (alpha, sigma))))
+
+
+def steep_stops(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, sampler: str) -> list[tuple]:
+    """(t, alpha, sigma, alpha', sigma') at each of the times. Raises ValueError where a slope is infinite."""
+    at = stops(denoiser, z, times, schedule, sampler)
+    found = torch.stack(rates(schedule, times.to(z)))
+    if not found[:, :-1].isfinite().all():
+        raise ValueError("the schedule changes infinitely fast at one of the times: start later, or use ddim")
+    d_alpha, d_sigma = found.to(wide(z.dtype)).reshape(2, -1, *[1] * z.ndim)
+    return [(*stop, *rate) for stop, *rate in zip(at, d_alpha, d_sigma)]
 
 
 def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time, Time]]:
@@ -134,9 +181,10 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
 
     Warns when the denoiser is a student that was distilled for another grid.
     """
+    samples(z=z)
     if not (isinstance(times, Tensor) and times.ndim == 1 and len(times) >= 2 and times.is_floating_point()):
         raise ValueError("times must be a 1-D float tensor of n + 1 times for n steps, such as time_grid(n)")
-    if not ((times.diff() < 0).all() and times[-1] >= 0):
+    if not ((times.diff() < 0).all() and 0 <= times[-1] and times[0] < torch.inf):
         raise ValueError(f"times must fall from noise to data and never below 0, got {times.tolist()}")
     steps = getattr(denoiser, "steps", None)
     if steps is not None and not (

@@ -7,46 +7,75 @@ derivatives come from forward-mode differentiation (`rates`), its shifted versio
 and a table of a thousand numbers becomes one by interpolation (`tabulated`). For EDM the time is sigma
 itself.
 
-Every schedule is exact at its ends in float32: alpha is never negative at t = 1, sigma never at t = 0.
+Every schedule is exact at its ends in float32: alpha is never negative at t = 1, sigma never at t = 0. Times outside
+its domain are refused, and half precision is computed in float32 and cast at the end.
 
 >>> alpha, sigma = cosine(torch.tensor([0.0, 0.5, 1.0]))
 >>> alpha
 tensor([1.0000, 0.7071, 0.0000])
 """
 
+import functools
 import math
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+
+from minidistill.inputs import Number, Whole, extremes, number, rounding, samples, whole, wide
 
 Time = Float[Tensor, " b"]  # one time for each sample in the batch
 Batch = Float[Tensor, "b *d"]  # points, images, videos: any axes after the batch
 Schedule = Callable[[Time], tuple[Time, Time]]
-Number = int | float
+
+
+def until(end: float) -> Callable[[Schedule], Schedule]:
+    """Makes a formula a schedule for times from 0 to `end`: it raises ValueError for others, and for no tensor."""
+
+    def decorate(formula: Schedule) -> Schedule:
+        @functools.wraps(formula)
+        def schedule(t):
+            if not (isinstance(t, Tensor) and t.is_floating_point()):
+                raise ValueError(f"times must be a float tensor, got {t!r:.60}")
+            low, high = extremes(t) if t.numel() else (0.0, 0.0)
+            if not (-rounding(t.dtype) <= low and high <= end + rounding(t.dtype) and high < math.inf):
+                raise ValueError(
+                    f"this schedule runs from t = 0 (data) to t = {end:g} (noise), got {low:g} to {high:g}. "
+                    "A DDPM's step i of n is t = (i + 1) / n, and EDM's sigma is the time of edm alone"
+                )
+            if low < 0 or high > end:
+                t = t.clamp(0, end)
+            alpha, sigma = formula(t.to(wide(t.dtype)))
+            return alpha.to(t.dtype), sigma.to(t.dtype)
+
+        return schedule
+
+    return decorate
 
 
 # schedules, in the order in which the field met them
 
 
+@until(1.0)
 def linear_beta(t: Time) -> tuple[Time, Time]:
     """The VP-SDE, the limit of DDPM's linear betas: log alpha^2 = -(0.1 t + 19.9 t^2 / 2).
 
-    Song et al. (2021), appendix B, beta_min = 0.1 and beta_max = 20. alpha(1) = 0.0066: a little signal is
+    Song et al. (2021), appendix C, beta_min = 0.1 and beta_max = 20. alpha(1) = 0.0066: a little signal is
     left.
     """
     log_alpha_bar = -(0.1 * t + 19.9 * t**2 / 2)
     return torch.exp(log_alpha_bar / 2), torch.sqrt(-torch.expm1(log_alpha_bar))
 
 
+@until(1.0)
 def cosine(t: Time) -> tuple[Time, Time]:
     """The unit circle at constant speed: cos(pi t / 2), sin(pi t / 2). Salimans & Ho (2022), section 2."""
     # cos(pi/2) is -4e-8 in float32, so alpha is written as a sine, which is exactly 0 at t = 1
     return torch.sin(torch.pi / 2 * (1 - t)), torch.sin(torch.pi / 2 * t)
 
 
+@until(1.0)
 def sigmoid(t: Time) -> tuple[Time, Time]:
     """alpha^2 falls from 1 to 0 like a logistic function. Jabri et al. (2023), start -3, end 3, tau 1.
 
@@ -57,11 +86,13 @@ def sigmoid(t: Time) -> tuple[Time, Time]:
     return torch.sqrt(torch.sinh(3 * (1 - t)) / scale), torch.sqrt(torch.sinh(3 * t) / scale)
 
 
+@until(math.inf)
 def edm(t: Time) -> tuple[Time, Time]:
     """Noise is added and the signal is left alone: 1, t. The time is sigma. Karras et al. (2022), table 1."""
     return torch.ones_like(t), t
 
 
+@until(1.0)
 def rectified_flow(t: Time) -> tuple[Time, Time]:
     """A straight line from data to noise: 1 - t, t. Liu et al. (2023), section 2.1, with time reversed."""
     return 1 - t, t
@@ -73,10 +104,9 @@ def shifted(schedule: Schedule, shift: Number) -> Schedule:
     For times in [0, 1]. It lowers log SNR of rectified flow by 2 log(shift) everywhere; shifts multiply, and
     1 / shift undoes one. Esser et al. (2024), eq. 23. Raises ValueError unless shift > 0.
     """
-    if not shift > 0:
-        raise ValueError(f"shift must be positive (1 changes nothing), got {shift}")
+    shift = number("shift", shift, above=0, why=" (1 changes nothing)")
     # the same fraction, divided by shift: it is exactly 1 at t = 1, in any precision
-    return lambda t: schedule(t / (t + (1 - t) / shift))
+    return until(1.0)(lambda t: schedule(t / (t + (1 - t) / shift)))
 
 
 def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
@@ -86,13 +116,15 @@ def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
     Raises ValueError unless the table lies in [0, 1] and never rises.
     """
     check_table(alpha_bar)
-    alpha_bar = torch.cat([alpha_bar.new_ones(1), alpha_bar]).double()
+    # on the processor: not every device has float64
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar.cpu().to(torch.float64)])
     corners = torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])  # (2, n + 1), on the unit circle
 
+    @until(1.0)
     def schedule(t: Time) -> tuple[Time, Time]:
         position = t * (corners.shape[1] - 1)
         left = position.detach().long().clamp(0, corners.shape[1] - 2)
-        table = corners.to(t)
+        table = corners.to(t.dtype).to(t.device)
         alpha, sigma = torch.lerp(table[:, left], table[:, left + 1], position - left)
         length = torch.hypot(alpha, sigma)
         return alpha / length, sigma / length
@@ -103,64 +135,86 @@ def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
 # what can be asked of any schedule
 
 
-def coefficients(schedule: Schedule, t: Time, z: Batch) -> tuple[Tensor, Tensor]:
-    """alpha_t and sigma_t with one axis for each axis of z: (b,) -> (b, 1, ..., 1), in z's dtype.
+def read(schedule: Schedule, t: Time) -> tuple[Time, Time]:
+    """alpha_t and sigma_t, each (b,), in float32 at least: the one place where a schedule is asked.
 
-    Raises ValueError unless there is one floating-point time for each sample.
+    Raises ValueError unless t is a float tensor (b,), and both answers have its shape and are finite and not negative.
     """
-    if z.ndim == 0 or not z.is_floating_point():
+    if not (isinstance(t, Tensor) and t.is_floating_point() and t.ndim == 1 and len(t)):
+        got = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"{t!r:.60}"
+        raise ValueError(f"t must be a float tensor (b,) of one time per sample, got {got}")
+    t = t.to(wide(t.dtype))
+    found = schedule(t)
+    if not (isinstance(found, tuple) and [getattr(c, "shape", None) for c in found] == [t.shape] * 2):
+        raise ValueError(f"a schedule turns times {tuple(t.shape)} into (alpha, sigma), each of that shape")
+    low, high = extremes(torch.stack(found))
+    if not (-rounding(t.dtype) <= low and high < math.inf):  # cos(pi / 2) is -4e-8 in float32
         raise ValueError(
-            f"samples must be a float tensor (b, *dims), got {z.dtype} of shape {tuple(z.shape)}"
+            f"alpha and sigma must be finite and never negative, got {low:g} to {high:g}: wrong times?"
         )
-    if not (isinstance(t, Tensor) and t.is_floating_point() and t.shape == z.shape[:1]):
-        got = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"{t!r}"
-        raise ValueError(f"t must be a float tensor of shape ({z.shape[0]},), one time per sample, got {got}")
-    alpha, sigma = schedule(t)
+    return found
+
+
+def coefficients(schedule: Schedule, t: Time, z: Batch) -> tuple[Tensor, Tensor]:
+    """alpha_t and sigma_t with one axis for each axis of z: (b,) -> (b, 1, ..., 1), in z's dtype or float32.
+
+    Raises ValueError unless z is a batch of samples, with one floating-point time for each.
+    """
+    samples(samples=z)
+    alpha, sigma = read(schedule, t)
+    if t.shape != z.shape[:1]:
+        raise ValueError(f"t must have one time per sample, ({len(z)},), got shape {tuple(t.shape)}")
     return like(alpha, z), like(sigma, z)
 
 
 def like(coefficient: Time, z: Batch) -> Tensor:
-    """One number per sample, with the dtype and the number of axes of z: (b,) -> (b, 1, ..., 1)."""
-    return rearrange(coefficient.to(z.dtype), "b -> b" + " 1" * (z.ndim - 1))
+    """One number per sample, with the number of axes of z and its dtype, or float32 for half precision.
+
+    What is computed with it is therefore computed in float32 at least, and is cast at the end.
+    """
+    return coefficient.to(wide(z.dtype)).reshape(-1, *[1] * (z.ndim - 1))
 
 
 def randn_like(z: Batch, generator: torch.Generator | None = None) -> Batch:
     """Unit Gaussian noise with the shape, dtype and device of z, from the generator."""
+    samples(samples=z)
     return torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
 
 
 def mix(x: Batch, eps: Batch, t: Time, schedule: Schedule) -> Batch:
     """z_t = alpha_t x + sigma_t eps. Raises ValueError when x, eps and t do not belong to the same batch."""
-    if x.shape != eps.shape:
-        raise ValueError(f"x and eps must have one shape, got {tuple(x.shape)} and {tuple(eps.shape)}")
+    samples(x=x, eps=eps)
     alpha, sigma = coefficients(schedule, t, x)
-    return alpha * x + sigma * eps
+    return (alpha * x + sigma * eps).to(x.dtype)
 
 
 def rates(schedule: Schedule, t: Time) -> tuple[Time, Time]:
-    """d alpha / dt and d sigma / dt, by forward-mode differentiation: exact, and not derived by hand."""
+    """d alpha / dt and d sigma / dt, by forward-mode differentiation: exact, and not derived by hand.
+
+    They are infinite where the schedule is too steep.
+    """
+    read(schedule, t)  # refuses what is no schedule, or no time of it
     t = t.contiguous()  # a time expanded over the batch cannot carry a tangent
     return torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]
 
 
 def log_snr(schedule: Schedule, t: Time) -> Time:
     """log(alpha^2 / sigma^2): +inf at pure data, -inf at pure noise. Kingma et al. (2021)."""
-    alpha, sigma = schedule(t)
-    return 2 * (alpha.log() - sigma.log())
+    alpha, sigma = read(schedule, t)
+    return (2 * (alpha.log() - sigma.log())).to(t.dtype)
 
 
 # tables
 
 
-def beta_table(kind: str, n: int = 1000) -> Float[Tensor, " n"]:
+def beta_table(kind: str, n: Whole = 1000) -> Float[Tensor, " n"]:
     """The betas of a DDPM table in float64; alpha_bar = cumprod(1 - beta).
 
     "linear": 1e-4 to 0.02, Ho et al. (2020). "scaled_linear": 0.00085 to 0.012, linear in the square root,
     Rombach et al. (2022). "squaredcos": Nichol & Dhariwal (2021), eq. 17, capped at 0.999. The end values are
     those of n = 1000.
     """
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"a table needs at least one step, got n = {n}")
+    n = whole("n", n)
     match kind:
         case "linear":
             return torch.linspace(1e-4, 0.02, n, dtype=torch.float64)
@@ -181,8 +235,8 @@ def zero_terminal_snr(alpha_bar: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     check_table(alpha_bar)
     if not alpha_bar[0] > alpha_bar[-1]:
         raise ValueError("alpha_bar must fall: a table of one value cannot be stretched to 0")
-    alpha = alpha_bar.sqrt()
-    return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+    alpha = alpha_bar.to(wide(alpha_bar.dtype)).sqrt()
+    return (((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2).to(alpha_bar.dtype)
 
 
 def check_table(alpha_bar: Float[Tensor, " n"]) -> None:
@@ -200,34 +254,27 @@ def check_table(alpha_bar: Float[Tensor, " n"]) -> None:
 
 
 def time_grid(
-    steps: int, start: float = 1.0, end: float = 0.0, dtype: torch.dtype | None = None
+    steps: Whole, start: Number = 1.0, end: Number = 0.0, dtype: torch.dtype | None = None
 ) -> Float[Tensor, " n"]:
     """steps + 1 even times from start (noise) down to end (data). Twice the steps keep every time."""
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"sampling needs at least one step, got steps = {steps}")
-    if not start > end:
-        raise ValueError(
-            f"time runs from noise to data: start must be larger than end, got {start} and {end}"
-        )
+    steps, end = whole("steps", steps), number("end", end, least=0)
+    start = number("start", start, above=end, why=": time runs from noise to data")
     return torch.linspace(start, end, steps + 1, dtype=dtype)
 
 
 def karras_sigmas(
-    n: int,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
+    n: Whole,
+    sigma_min: Number = 0.002,
+    sigma_max: Number = 80.0,
+    rho: Number = 7.0,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, " n"]:
     """n noise levels from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho).
 
     Karras et al. (2022), eq. 5, without the 0 at the end. Halving n does not keep every second level.
     """
-    if not isinstance(n, int) or n < 2:
-        raise ValueError(f"two ends need at least two levels, got n = {n}")
-    if not (0 < sigma_min < sigma_max and rho > 0):
-        raise ValueError(
-            f"need 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max} and {rho}"
-        )
+    n, rho = whole("n", n, 2, why=" (two ends)"), number("rho", rho, above=0)
+    sigma_min = number("sigma_min", sigma_min, above=0)
+    sigma_max = number("sigma_max", sigma_max, above=sigma_min)
     sigmas = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n, dtype=torch.float64) ** rho
     return sigmas.to(dtype or torch.get_default_dtype())

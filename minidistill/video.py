@@ -35,9 +35,10 @@ from torch import Tensor
 from minidistill.dit import Clip
 from minidistill.dit import block_causal_mask as block_causal_mask  # the network's part of this idea
 from minidistill.dit import grid_positions as grid_positions
-from minidistill.parameterization import guided
-from minidistill.pyramid import Images, Stage, ask, at_level, pyramid_sample, stage_batches
-from minidistill.schedules import Batch, Number, Time, like, randn_like
+from minidistill.inputs import Number, Whole, each, number, one_each, samples, whole
+from minidistill.parameterization import guided, mean_square
+from minidistill.pyramid import Images, Stage, answers, at_level, pyramid_sample, stage_batches, stage_steps
+from minidistill.schedules import Batch, Time, like, randn_like
 
 Video = Float[Tensor, "b frames c h w"]
 Given = Float[Tensor, "b given c h w"]
@@ -46,17 +47,14 @@ Velocity = Callable[..., Batch]  # (z, t, history=[...], **conditioning): clips 
 # the past, and what it costs
 
 
-def history_layout(frames: int, stage: int, n_stages: int) -> list[tuple[int, int]]:
+def history_layout(frames: Whole, stage: Whole, n_stages: Whole) -> list[tuple[int, int]]:
     """(count, level) of the frames that the network sees, oldest first; the last is the one that is made.
 
     frames counts that one too: 1 is an image. Level i is the size of stage i. Jin et al. (2024). Raises
     ValueError for less than one frame, and for a stage that does not exist.
     """
-    if frames < 1 or not 0 <= stage < n_stages:
-        raise ValueError(
-            "need at least one frame, and a stage from 0 to one less than their number; "
-            f"got {frames} frames, stage {stage} of {n_stages}"
-        )
+    frames, n_stages = whole("frames", frames), whole("n_stages", n_stages)
+    stage = whole("stage", stage, 0, n_stages - 1)
     layout, past, level = [(1, stage)], frames - 1, stage
     while past:
         newest = len(layout) == 1
@@ -66,8 +64,10 @@ def history_layout(frames: int, stage: int, n_stages: int) -> list[tuple[int, in
     return layout[::-1]
 
 
-def history(past: Video, stage: int, n_stages: int) -> list[Clip]:
+def history(past: Video, stage: Whole, n_stages: Whole) -> list[Clip]:
     """The frames of the past as the network sees them at a stage: clips (b, count, c, height, width)."""
+    if past.ndim != 5:
+        raise ValueError(f"need frames (b, count, c, height, width), got {tuple(past.shape)}")
     layout = history_layout(past.shape[1] + 1, stage, n_stages)[:-1]
     clips = []
     for clip, (count, level) in zip(past.split([count for count, _ in layout], dim=1), layout):
@@ -82,41 +82,43 @@ def corrupt(clips: Sequence[Clip], sigma: Time, generator: torch.Generator | Non
     For training only, with sigma, (b,), uniform from 0 to 1/3 in the released code. The network is not told
     sigma. Raises ValueError unless there is one in [0, 1) for each sample.
     """
-    if not all(sigma.shape == clip.shape[:1] for clip in clips) or not ((sigma >= 0) & (sigma < 1)).all():
-        raise ValueError("need one sigma in [0, 1) for each sample: how much of its past is noise")
-    return [like(1 - sigma, clip) * clip + like(sigma, clip) * randn_like(clip, generator) for clip in clips]
+    for clip in clips:
+        each("sigma", sigma, clip, least=0, below=1, why=": how much of its past is noise")
+    keep, add = 1 - sigma, sigma
+    return [(like(keep, c) * c + like(add, c) * randn_like(c, generator)).to(c.dtype) for c in clips]
 
 
-def count_tokens(layout: Sequence[tuple[int, int]], n_stages: int, full: int) -> int:
+def count_tokens(layout: Sequence[tuple[Whole, Whole]], n_stages: Whole, full: Whole) -> int:
     """The tokens of a layout: `full` in a frame at full size, a quarter at each level below.
 
     Raises ValueError when `full` cannot be quartered so often, and for a level that does not exist.
     """
-    quarters = 4 ** (n_stages - 1)
-    if full < 1 or full % quarters:
+    quarters = 4 ** (whole("n_stages", n_stages) - 1)
+    if whole("full", full) % quarters:
         raise ValueError(f"{n_stages} stages need a multiple of {quarters} tokens at full size, got {full}")
-    if not all(count > 0 and 0 <= level < n_stages for count, level in layout):
-        raise ValueError(f"{n_stages} stages have levels 0 to {n_stages - 1}, got the layout {list(layout)}")
+    layout = [(whole("a count", k), whole("a level", i, 0, n_stages - 1)) for k, i in layout]
     return sum(count * full // 4 ** (n_stages - 1 - level) for count, level in layout)
 
 
-def forward_flops(tokens: int, dim: int, depth: int = 1) -> int:
+def forward_flops(tokens: Whole, dim: Whole, depth: Whole = 1) -> int:
     """Floating-point operations of the blocks: 24 n d^2 in the linear layers, 4 n^2 d to attend."""
+    tokens, dim, depth = whole("tokens", tokens), whole("dim", dim), whole("depth", depth)
     return depth * (24 * tokens * dim**2 + 4 * tokens**2 * dim)
 
 
 def video_flops(
-    frames: int, steps: Sequence[int], full: int, dim: int, depth: int = 1, given: int = 0
+    frames: Whole, steps: Sequence[Whole], full: Whole, dim: Whole, depth: Whole = 1, given: Whole = 0
 ) -> int:
     """Floating-point operations of a video, frame by frame, in so many steps for each stage.
 
     The first `given` frames are not made. One stage means a past at full size. With guidance, double it.
     Raises ValueError for less than one frame, and for more given frames than there are.
     """
-    if not 0 <= given <= frames or frames < 1:
-        raise ValueError(f"need at least one frame and at most all of them given, got {frames} and {given}")
+    frames = whole("frames", frames)
+    given = whole("given", given, 0, frames, why=", the number of frames")
     return sum(
-        n * forward_flops(count_tokens(history_layout(frame, i, len(steps)), len(steps), full), dim, depth)
+        whole("steps", n, 0)
+        * forward_flops(count_tokens(history_layout(frame, i, len(steps)), len(steps), full), dim, depth)
         for frame in range(given + 1, frames + 1)
         for i, n in enumerate(steps)
     )
@@ -130,7 +132,7 @@ def video_loss(
     x: Video,
     noise: Images,
     u: Time,
-    frames: Sequence[int] | Tensor,
+    frames: Sequence[Whole] | Tensor,
     stages: Sequence[Stage],
     sigma: Time | None = None,
     generator: torch.Generator | None = None,
@@ -146,21 +148,20 @@ def video_loss(
     length share a forward pass. With packed=True all share one, to the same result, where attention costs the
     square of all tokens together. Raises ValueError for what does not fit together.
     """
+    samples(x=x)
     frames = torch.as_tensor(frames).tolist()
-    whole = isinstance(frames, list) and all(isinstance(f, int) for f in frames)
-    if x.ndim != 5 or not whole or len(frames) != len(x) or not all(1 <= f <= x.shape[1] for f in frames):
+    if x.ndim != 5 or not isinstance(frames, list) or len(frames) != len(x):
         raise ValueError(
             "need videos (b, frames, c, height, width) and for each the number of frames to use, "
             f"got {tuple(x.shape)} and {frames}"
         )
-    if sigma is not None and sigma.shape != x.shape[:1]:
-        raise ValueError(f"need one sigma for each of {len(x)} videos, got {tuple(sigma.shape)}")
+    frames = [whole("frames", f, 1, x.shape[1], why=", the length of the videos") for f in frames]
+    one_each(x, **conditioning)
+    each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
+    if sigma is not None:
+        each("sigma", sigma, x, least=0, below=1, why=": how much of its past is noise")
     if noise.shape != (len(x), *x.shape[2:]):
         raise ValueError(f"videos {tuple(x.shape)} need noise for one frame each, got {tuple(noise.shape)}")
-    if u.shape != x.shape[:1] or not ((u > 0) & (u <= 1)).all():
-        raise ValueError(
-            "need one local time in (0, 1] for each sample: 1 is the start of a stage, 0 its end"
-        )
     last = x[range(len(x)), [f - 1 for f in frames]]
     batches, given = [], []
     for i, (part, z, t, target) in enumerate(stage_batches(last, noise, u, stages, shares)):
@@ -172,12 +173,10 @@ def video_loss(
                 clips = corrupt(clips, sigma[index], generator)
             batches.append((index, z[rows], t[rows], target[rows]))
             given.append({name: value[index] for name, value in conditioning.items()} | {"history": clips})
-    losses = [
-        (answer - target).square().reshape(len(target), -1).mean(1)
-        for answer, (*_, target) in zip(ask(velocity, batches, packed, given), batches)
-    ]
+    found = answers(velocity, batches, packed, given)
+    losses = torch.cat([mean_square(answer, target) for answer, (*_, target) in zip(found, batches)])
     order = torch.tensor([j for index, *_ in batches for j in index], device=x.device)
-    return torch.cat(losses)[order.argsort()]
+    return losses[order.argsort()].to(x.dtype)
 
 
 # generation
@@ -187,12 +186,12 @@ def rollout(
     velocity: Velocity,
     noise: Video,
     stages: Sequence[Stage],
-    steps: int | Sequence[int],
+    steps: Whole | Sequence[Whole],
     given: Given | None = None,
-    first_steps: int | Sequence[int] | None = None,
+    first_steps: Whole | Sequence[Whole] | None = None,
     unconditional: Velocity | None = None,
     guidance: tuple[Number, Number] = (1.0, 1.0),
-    memory: int | None = None,
+    memory: Whole | None = None,
     jumps: Sequence[Sequence[Tensor]] | None = None,
     generator: torch.Generator | None = None,
 ) -> Video:
@@ -205,7 +204,8 @@ def rollout(
     made the noises of pyramid_sample; else drawn from the generator. Jin et al. (2024); as there the past is
     clean here. Raises ValueError for what does not fit together.
     """
-    if noise.ndim != 5 or noise.shape[1] < 1:
+    samples(noise=noise)
+    if noise.ndim != 5:
         raise ValueError(
             f"need noise (b, frames, c, height, width) for every frame, got {tuple(noise.shape)}"
         )
@@ -218,13 +218,12 @@ def rollout(
         )
     if not isinstance(guidance, Sequence) or len(guidance) != 2:
         raise ValueError(f"guidance has two scales, of a first frame and of the others, got {guidance}")
-    if unconditional is None and tuple(guidance) != (1, 1):
+    guidance = [number("guidance", scale) for scale in guidance]
+    if unconditional is None and guidance != [1, 1]:
         raise ValueError(f"guidance {guidance} needs the unconditional velocity")
-    for n in (steps, first_steps):
-        if isinstance(n, Sequence) and len(n) != len(stages):
-            raise ValueError(f"need a number of steps for each of {len(stages)} stages, got {n}")
-    if memory is not None and memory < 1:
-        raise ValueError(f"memory must be at least 1 frame, got {memory}")
+    steps = stage_steps(steps, stages)
+    first_steps = steps if first_steps is None else stage_steps(first_steps, stages)
+    memory = noise.shape[1] if memory is None else whole("memory", memory)
     frames = list(given.unbind(1))
     made = noise.shape[1] - len(frames)
     if jumps is not None and len(jumps) != made:
@@ -232,7 +231,7 @@ def rollout(
     sides = [noise.shape[-1] // 2 ** (len(stages) - 1 - i) for i in range(len(stages))]
     for k in range(made):
         first = not frames
-        past = given if first else torch.stack(frames if memory is None else frames[-memory:], dim=1)
+        past = given if first else torch.stack(frames[-memory:], dim=1)
         clips = {side: history(past, i, len(stages)) for i, side in enumerate(sides)}
 
         def shown(network: Velocity) -> Velocity:  # the size of z tells its stage
@@ -240,7 +239,7 @@ def rollout(
 
         scale = guidance[0] if first else guidance[1]
         v = shown(velocity) if scale == 1 else guided(shown(velocity), shown(unconditional), scale)
-        n = first_steps if first and first_steps is not None else steps
         fresh = None if jumps is None else jumps[k]
-        frames.append(pyramid_sample(v, noise[:, len(frames)], stages, n, fresh, generator))
+        z = noise[:, len(frames)]
+        frames.append(pyramid_sample(v, z, stages, first_steps if first else steps, fresh, generator))
     return torch.stack(frames, dim=1)
