@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, each, extremes, number, samples, whole, wide
+from minidistill.inputs import Number, Whole, extremes, need_each, need_samples, number, whole, wide
 from minidistill.parameterization import Denoiser, ask, mean_square, same_dropout
 from minidistill.samplers import ddim_step
 from minidistill.schedules import Batch, Schedule, Time, coefficients, edm, like, mix, until
@@ -47,7 +47,7 @@ def boundary(t: Time, data_std: Number = 0.5, t_min: Number = 0.002) -> tuple[Ti
     """
     data_std, t_min = number("data_std", data_std, above=0), number("t_min", t_min, least=0)
     t_min = torch.tensor(t_min, dtype=t.dtype).item()  # the boundary is where t can be
-    each("t", t, t, least=t_min, why=", t_min, where the boundary is")
+    need_each("t", t, t, least=t_min, why=", t_min, where the boundary is")
     precise = t.to(wide(t.dtype))
     above, r = precise - t_min, torch.sqrt(precise**2 + data_std**2)
     # c_skip is data_std^2 / (above^2 + data_std^2), written such that it is exactly 1 at t_min
@@ -103,8 +103,8 @@ def consistency_target(
     same eps: consistency training, algorithm 3. Its mean over all (x, eps) that give z_t is the exact Euler
     step. Where sigma_s = 0, the target is z_s itself. Raises ValueError unless 0 <= s < t and sigma_t > 0.
     """
-    each("t", t, x)
-    each("s", s, x, least=0)
+    need_each("t", t, x)
+    need_each("s, the cleaner time,", s, x, least=0)
     if not (s.to(x.dtype) < t.to(x.dtype)).all():
         raise ValueError(f"s is the cleaner time: need 0 <= s < t for every sample, told apart in {x.dtype}")
     z = mix(x, eps, t, schedule)
@@ -124,7 +124,7 @@ def pseudo_huber(delta: Batch, c: Number) -> Time:
     it. c = 0 is the norm, whose gradient at 0 is 0 here. Raises ValueError for c < 0.
     """
     c = number("c", c, least=0, why=" (0 is the norm, large c is the square)")
-    samples(delta=delta)
+    need_samples(delta=delta)
     norm = torch.linalg.vector_norm(delta.to(wide(delta.dtype)).reshape(len(delta), -1), dim=1)
     # sqrt(norm^2 + c^2) - c, without the difference of near-equal numbers when norm is much smaller than c
     return (norm**2 / (torch.sqrt(norm**2 + c**2) + c) if c > 0 else norm).to(delta.dtype)
@@ -165,7 +165,7 @@ def ect_mapping(t: Time, a: Number, q: Number = 2.0, k: Number = 8.0, b: Number 
     a = number("a", a, least=1, why=": stages are counted from 1, and a = 0 would put s below 0 everywhere")
     q = number("q", q, above=1, why=", so that s approaches t with the stages")
     k, b = number("k", k, least=0), number("b", b, least=0)
-    each("t", t, t, least=0)
+    need_each("t", t, t, least=0)
     precise = t.to(wide(t.dtype))
     share = (1 - (1 + k * torch.sigmoid(-b * precise)) * q**-a).clamp(min=0)
     return (precise * share).to(t.dtype)
@@ -183,8 +183,8 @@ def ect_weight(kind: str, t: Time, s: Time, data_std: Number = 0.5) -> Time:
     ImageNet. Raises ValueError for another kind, and unless 0 <= s < t.
     """
     data_std = number("data_std", data_std, above=0)
-    each("s", s, t, least=0)
-    each("t - s", t - s, t, above=0, why=": s is the cleaner time")
+    need_each("s", s, t, least=0)
+    need_each("t - s", t - s, t, above=0, why=": s is the cleaner time")
     match kind:
         case "gap":
             return 1 / (t - s)
@@ -261,8 +261,8 @@ def ict_time_pmf(sigmas: Float[Tensor, " n"], mean: Number = -1.1, std: Number =
     Song & Dhariwal (2023), section 3.5. Raises ValueError unless sigmas are positive and in order.
     """
     mean, std = number("mean", mean), number("std", std, above=0)
-    samples(sigmas=sigmas)
-    each("sigmas", sigmas, sigmas, above=0)
+    need_samples(sigmas=sigmas)
+    need_each("sigmas", sigmas, sigmas, above=0)
     gaps = sigmas.diff()
     if not (sigmas.ndim == 1 and len(sigmas) > 1 and ((gaps > 0).all() or (gaps < 0).all())):
         raise ValueError("sigmas must be at least two noise levels in order, as from karras_sigmas")
@@ -278,11 +278,11 @@ def draw_interval(
     generator: torch.Generator | None = None,
 ) -> tuple[Time, Time]:
     """b neighbours t > s of a falling grid, by the pmf of its intervals, or all equally likely (CM)."""
-    samples(sigmas=sigmas)
+    need_samples(sigmas=sigmas)
     if len(sigmas) < 2 or not (sigmas.diff() < 0).all() or not 0 <= sigmas[-1] <= sigmas[0] < math.inf:
         raise ValueError("need n > 1 falling noise levels, as from karras_sigmas")
     weights = torch.ones_like(sigmas[1:]) if pmf is None else pmf
-    each("pmf", weights, sigmas[1:], least=0, why=": a probability for each of the n - 1 intervals")
+    need_each("pmf", weights, sigmas[1:], least=0, why=": a probability for each of the n - 1 intervals")
     i = torch.multinomial(weights, whole("b", b), replacement=True, generator=generator)
     return sigmas[i], sigmas[i + 1]
 
@@ -319,7 +319,7 @@ def scm_tangent(
     from 0 to 1, is the weight of the terms that can be unstable.
     """
     data_std, warmup = number("data_std", data_std, above=0), number("warmup", warmup, 0, 1)
-    samples(slope=slope, z=z)
+    need_samples(slope=slope, z=z)
     cos, sin = coefficients(trigflow(1.0), t, z)
     # a time expanded over the batch cannot carry a tangent
     now = (z / data_std, t.to(z.dtype).contiguous())

@@ -8,11 +8,14 @@ is read is always checked first.
 LeCun et al. (1998); Xiao, Rasul & Vollgraf (2017); 8x8 digits: Alpaydin & Kaynak (1998), in scikit-learn.
 """
 
+import contextlib
 import gzip
 import hashlib
+import io
 import math
 import os
 import urllib.request
+import warnings
 import zlib
 from http.client import HTTPException
 from pathlib import Path
@@ -21,11 +24,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from minidistill.inputs import SEEDS, Number, Whole, need_samples, number, whole
 
-def points(name: str, n: int, seed: int = 0) -> Tensor:
+
+def points(name: str, n: Whole, seed: Whole = 0) -> Tensor:
     """n points (n, 2), of mean 0 and variance 1: "moons", "circles", "checkerboard" or "spiral"."""
     from sklearn import datasets  # a slow import, so only where it is needed
 
+    n, seed = whole("n", n, 2, why=" (one point has no variance)"), whole("seed", seed, 0, SEEDS)
     generator = torch.Generator().manual_seed(seed)
     match name:
         case "moons":
@@ -47,13 +53,14 @@ def points(name: str, n: int, seed: int = 0) -> Tensor:
     return (x / x.std()).float()
 
 
-def digits(split: str = "all", seed: int = 0) -> tuple[Tensor, Tensor]:
+def digits(split: str = "all", seed: Whole = 0) -> tuple[Tensor, Tensor]:
     """The 1797 handwritten 8x8 digits of scikit-learn: images (n, 1, 8, 8) and labels (n,).
 
     split: "all", or "train" (four fifths) and "test" (the rest) of a shuffle by `seed`.
     """
     from sklearn.datasets import load_digits
 
+    seed = whole("seed", seed, 0, SEEDS)
     raw = load_digits()
     x = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 8 - 1
     y = torch.tensor(raw.target, dtype=torch.long)
@@ -93,10 +100,14 @@ FASHION_MD5 = {
     "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
 }
+LARGEST = 50_000_000  # bytes: more than the largest of these files, and all that is ever read of one
 
 
 def enlarge(x: Tensor) -> Tensor:
     """8x8 images in [-1, 1] at 16x16: bicubic, then a sigmoid that gives the strokes an edge again."""
+    if x.ndim != 4:
+        raise ValueError(f"need images (n, c, height, width), got {tuple(x.shape)}")
+    need_samples(images=x)
     larger = torch.nn.functional.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
     return torch.tanh(3 * (larger + 0.1))
 
@@ -111,14 +122,18 @@ def bounce(start: Tensor, velocity: Tensor, frames: int, low: float, high: float
 
 
 def moving(
-    n: int, frames: int, side: int, margin: float, speed: float, angle: Tensor, generator: torch.Generator
+    n: Whole,
+    frames: Whole,
+    side: Whole,
+    margin: Number,
+    speed: Number,
+    angle: Tensor,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """How far the rows and the columns of each frame are from the centre of what moves: (n, frames, side)."""
-    if n < 1 or frames < 1 or not 0 <= margin < (side - 1) / 2 or speed < 0:
-        raise ValueError(
-            f"need at least one video and frame, a speed of at least 0, and a side above {2 * margin + 1:g}; "
-            f"got {n} videos of {frames} frames, speed {speed}, side {side}"
-        )
+    n, frames, side = whole("n", n), whole("frames", frames), whole("side", side)
+    speed = number("speed", speed, least=0)
+    margin = number("the radius", margin, least=0, below=(side - 1) / 2, why=f", to move in a side of {side}")
     low, high = margin, side - 1 - margin
     start = low + (high - low) * torch.rand(n, 2, generator=generator)
     velocity = speed * torch.stack([angle.sin(), angle.cos()], dim=1)  # rows go down, columns right
@@ -128,27 +143,27 @@ def moving(
 
 
 def bouncing_ball(
-    n: int, frames: int = 8, side: int = 16, speed: float = 1.5, radius: float = 2.0, seed: int = 0
+    n: Whole, frames: Whole = 8, side: Whole = 16, speed: Number = 1.5, radius: Number = 2.0, seed: Whole = 0
 ) -> tuple[Tensor, Tensor]:
     """n videos (n, frames, 1, side, side) of a white ball on black, and labels (n,): its direction at first.
 
     There are eight, 45 degrees apart, from 0, "right", by way of 2, "down". speed in pixels per frame; the
     ball starts anywhere, and its edge is two pixels wide, so that its place is a continuous number.
     """
-    generator = torch.Generator().manual_seed(seed)
-    label = torch.randint(8, (n,), generator=generator)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0, SEEDS))
+    label = torch.randint(8, (whole("n", n),), generator=generator)
     row, column = moving(n, frames, side, radius, speed, label * math.pi / 4, generator)
     distance = (row[..., :, None].square() + column[..., None, :].square()).sqrt()
     return (radius + 0.5 - distance).clamp(-1, 1)[:, :, None], label
 
 
 def moving_digits(
-    n: int, frames: int = 8, side: int = 16, speed: float = 1.0, split: str = "all", seed: int = 0
+    n: Whole, frames: Whole = 8, side: Whole = 16, speed: Number = 1.0, split: str = "all", seed: Whole = 0
 ) -> tuple[Tensor, Tensor]:
     """n videos (n, frames, 1, side, side) of 8x8 digits that move in any direction, and their labels (n,)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0, SEEDS))
     images, labels = digits(split)
-    chosen = torch.randint(len(images), (n,), generator=generator)
+    chosen = torch.randint(len(images), (whole("n", n),), generator=generator)
     angle = 2 * math.pi * torch.rand(n, generator=generator)
     row, column = moving(n, frames, side, 3.5, speed, angle, generator)
     # each pixel asks the image at its own place, bilinear; black is 0 there, as outside
@@ -192,7 +207,8 @@ def find(name: str, file: str, folder: str | Path | None) -> bytes:
     for place in [Path(folder)] if folder is not None else [cache]:
         for path in (place / f"{file}.gz", place / file):
             if path.exists():
-                return checked(name, file, path.read_bytes(), path)
+                with open(path, "rb") as stream:
+                    return checked(name, file, stream.read(LARGEST), path)
     if folder is not None:
         raise FileNotFoundError(f"there is no {file} or {file}.gz in {folder}")
 
@@ -204,10 +220,15 @@ def find(name: str, file: str, folder: str | Path | None) -> bytes:
         except (OSError, HTTPException, ValueError) as problem:  # no network or answer; cut off; corrupt
             problems.append(f"  {mirror}: {problem}")
             continue
-        cache.mkdir(parents=True, exist_ok=True)
         partial = cache / f"{file}.gz.{os.getpid()}.partial"
-        partial.write_bytes(raw)
-        os.replace(partial, cache / f"{file}.gz")  # the cache holds whole files only
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(raw)
+            os.replace(partial, cache / f"{file}.gz")  # the cache holds whole files only
+        except OSError as problem:  # what was downloaded is good all the same
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            warnings.warn(f"{file} was downloaded but cannot be kept in {cache}: {problem}", stacklevel=2)
         return content
     raise FileNotFoundError(
         f"could not download {file}:\n" + "\n".join(problems) + "\n"
@@ -220,14 +241,16 @@ def download(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=30) as answer:
         size = int(answer.headers.get("Content-Length", 0)) or None
         with tqdm.wrapattr(answer, "read", total=size, desc=url.rsplit("/", 1)[1], leave=False) as body:
-            return body.read()
+            return body.read(LARGEST)
 
 
 def checked(name: str, file: str, raw: bytes, where: str | Path) -> bytes:
     """The content of a file, uncompressed. Raises ValueError unless its checksum is the published one."""
     repair = f"{where}: {file} is corrupt or not {name}'s; delete it and try again"
     try:
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        # a small file can grow to gigabytes
+        zipped = raw[:2] == b"\x1f\x8b"
+        content = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(LARGEST) if zipped else raw
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{repair} ({error})") from error
     if name == "mnist":

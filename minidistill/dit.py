@@ -27,13 +27,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minidistill.inputs import Number, Whole, need_each, need_samples, number, whole, wide
 from minidistill.schedules import Batch, Time
 
 Clip = Float[Tensor, "b _ c _ _"]  # frames of a history: any number, of any size
 
 
-def sines(position: Float[Tensor, "*n"], dim: int, top: float = 256.0) -> Float[Tensor, "*n dim"]:
-    """cos and sin of the position, at dim / 2 frequencies from 1 to `top` that grow by one factor."""
+def sines(position: Float[Tensor, "*n"], dim: int, top: Number = 256.0) -> Float[Tensor, "*n dim"]:
+    """cos and sin of the position, at dim / 2 frequencies from 1 to `top` that grow by one factor.
+
+    In float32 at least: of an angle of 256 half precision knows a quarter of a radian.
+    """
+    position = position.to(wide(position.dtype))
     frequencies = torch.logspace(0, 1, dim // 2, base=top, dtype=position.dtype, device=position.device)
     angles = position[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -54,7 +59,8 @@ def patch_positions(
     rows, columns = (grid_positions(n, n_ref).to(like) for n, n_ref in zip((height, width), grid))
     row, column = torch.meshgrid(rows, columns, indexing="ij")
     # one patch apart is at most one radian apart: neighbours look alike
-    return torch.cat([sines(axis.flatten() / 64, dim // 2, top=64.0) for axis in (row, column)], dim=-1)
+    codes = [sines(axis.flatten() / 64, dim // 2, top=64.0) for axis in (row, column)]
+    return torch.cat(codes, dim=-1).to(like.dtype)
 
 
 def block_causal_mask(frame_ids: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
@@ -110,20 +116,25 @@ class DiT(nn.Module):
 
     t, (b,): an angle, or another time of that size. Labels are 0 .. classes - 1; `net.null` = classes is the
     label that means none, for guidance, and the default. history: the frames before an image of a video, in
-    clips (b, count, channels, height, width) of any sizes, oldest first. Raises ValueError when an image does
-    not divide into patches.
+    clips (b, count, channels, height, width) of any sizes, oldest first. `top`: the highest frequency of the
+    time's embedding. Raises ValueError when an image does not divide into patches, for labels out of range,
+    and for images of another dtype than the weights.
     """
 
     def __init__(
         self,
-        channels: int = 1,
-        patch: int = 2,
-        dim: int = 64,
-        depth: int = 3,
-        heads: int = 4,
-        classes: int = 0,
+        channels: Whole = 1,
+        patch: Whole = 2,
+        dim: Whole = 64,
+        depth: Whole = 3,
+        heads: Whole = 4,
+        classes: Whole = 0,
+        top: Number = 256.0,
     ):
         super().__init__()
+        channels, patch, dim = whole("channels", channels), whole("patch", patch), whole("dim", dim)
+        depth, heads, classes = whole("depth", depth, 0), whole("heads", heads), whole("classes", classes, 0)
+        self.top = number("top", top, least=1)
         if dim % 4 or dim % heads:
             raise ValueError(f"dim must be divisible by 4 (positions) and by heads = {heads}, got {dim}")
         self.channels, self.patch, self.dim, self.null = channels, patch, dim, classes
@@ -137,6 +148,7 @@ class DiT(nn.Module):
     def forward(
         self, z: Batch, t: Time, label: Int[Tensor, " b"] | None = None, history: Sequence[Clip] = ()
     ) -> Batch:
+        self.look(z, t, label)
         x, frame_ids = self.sequence(z, history)
         mask = block_causal_mask(frame_ids) if history else None
         return self.unpatch(*self.body(x, self.condition(t, label), mask), z)
@@ -157,6 +169,7 @@ class DiT(nn.Module):
         sequences = math.gcd(*(len(z) for z in zs))
         parts, frames = [], []
         for z, t, y, past in zip(zs, ts, label or nothing, history or nothing, strict=True):
+            self.look(z, t, y)
             x, frame_ids = self.sequence(z, past or ())
             c = self.condition(t, y).expand(-1, x.shape[1], -1)
             parts.append([rearrange(a, "(s k) n d -> s (k n) d", s=sequences) for a in (x, c)])
@@ -171,6 +184,20 @@ class DiT(nn.Module):
             answers.append(self.unpatch(x, c, z))
         return answers
 
+    def look(self, z: Batch, t: Time, label: Int[Tensor, " b"] | None) -> None:
+        """Raises ValueError unless images, times and labels are a batch that this network can take."""
+        if torch.compiler.is_compiling():  # which cannot look at values
+            return
+        need_samples(images=z)
+        need_each("t", t, z)
+        if label is not None:
+            why = ": this network has no classes" if self.null == 0 else f", {self.null} for none"
+            need_each("label", label, z, 0, self.null, counts=True, why=why)
+        if z.dtype != self.out.weight.dtype:
+            raise ValueError(
+                f"images are {z.dtype}, the weights {self.out.weight.dtype}: use .to() on one of them"
+            )
+
     def sequence(self, z: Batch, history: Sequence[Clip]) -> tuple[Float[Tensor, "b n d"], Int[Tensor, " n"]]:
         """All tokens, those of z last, and for each the number of its frame, oldest first."""
         if z.ndim != 4 or not all(clip.ndim == 5 and len(clip) == len(z) for clip in history):
@@ -183,7 +210,7 @@ class DiT(nn.Module):
         clips = [self.tokens(clip, grid) for clip in (*history, z[:, None])]
         past = sum(x.shape[1] for x in clips[:-1])
         ages = torch.arange(past, 0, -1, dtype=z.dtype, device=z.device)
-        codes = sines(ages / 64, self.dim, top=64.0).split([x.shape[1] for x in clips[:-1]])
+        codes = sines(ages / 64, self.dim, top=64.0).to(z.dtype).split([x.shape[1] for x in clips[:-1]])
         clips[:-1] = [x + rearrange(code, "k d -> k 1 d") for x, code in zip(clips, codes)]
         counts = [n for x in clips for n in x.shape[1] * [x.shape[2]]]  # tokens of each frame
         frame_ids = [frame for frame, n in enumerate(counts) for _ in range(n)]
@@ -205,7 +232,8 @@ class DiT(nn.Module):
     def condition(self, t: Time, label: Int[Tensor, " b"] | None) -> Float[Tensor, "b 1 d"]:
         """One vector from the time and the class."""
         label = torch.full(t.shape, self.null, device=t.device) if label is None else label
-        return rearrange(F.silu(self.time(sines(t, self.dim)) + self.label(label)), "b d -> b 1 d")
+        time = sines(t, self.dim, self.top).to(self.out.weight.dtype)
+        return rearrange(F.silu(self.time(time) + self.label(label)), "b d -> b 1 d")
 
     def body(self, x: Tensor, c: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All blocks; the conditioning comes back with the tokens, for the last layer."""
@@ -223,10 +251,15 @@ class DiT(nn.Module):
 
 
 class MLP(nn.Module):
-    """net(z, t) -> tangent for points: z and the result (b, dim), t an angle (b,)."""
+    """net(z, t) -> tangent for points: z and the result (b, dim), t an angle (b,).
 
-    def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, dropout: float = 0.0):
+    Raises ValueError for points of another dimension, and of another dtype than the weights.
+    """
+
+    def __init__(self, dim: Whole = 2, width: Whole = 128, depth: Whole = 3, dropout: Number = 0.0):
         super().__init__()
+        self.dim, width, depth = whole("dim", dim), whole("width", width), whole("depth", depth)
+        dropout = number("dropout", dropout, 0, 1)
         sizes = [dim + 16, *[width] * depth]
         layers = [
             layer
@@ -236,7 +269,13 @@ class MLP(nn.Module):
         self.body = nn.Sequential(*layers, nn.Linear(width, dim))
 
     def forward(self, z: Float[Tensor, "b d"], t: Time) -> Float[Tensor, "b d"]:
-        return self.body(torch.cat([z, sines(t, 16, top=16.0)], dim=1))
+        if not torch.compiler.is_compiling():
+            need_samples(points=z)
+            need_each("t", t, z)
+            dtype = self.body[-1].weight.dtype
+            if z.shape[1:] != (self.dim,) or z.dtype != dtype:
+                raise ValueError(f"need points (b, {self.dim}), {dtype}, got {tuple(z.shape)}, {z.dtype}")
+        return self.body(torch.cat([z, sines(t, 16, top=16.0).to(z.dtype)], dim=1))
 
 
 def normalize(x: Tensor) -> Tensor:

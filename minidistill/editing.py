@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import each, extremes, samples, wide
+from minidistill.inputs import extremes, need_each, need_samples, wide
 from minidistill.parameterization import Denoiser, ask
 from minidistill.samplers import Times, renoise
 from minidistill.schedules import Batch, Schedule, Time, like, mix, randn_like
@@ -38,7 +38,7 @@ def edit(
     pass them, or a generator. Song et al. clamp x to [-1, 1] before each correction; here that is f's to do.
     Raises ValueError unless operator(inverse(y)) is y.
     """
-    samples(y=y)
+    need_samples(y=y)
     guess = inverse(y)
     measured = operator(guess)
     if measured.shape != y.shape or not torch.allclose(measured, y, atol=1e-5):
@@ -63,8 +63,8 @@ def slerp(a: Batch, b: Batch, weight: Float[Tensor, " b"]) -> Batch:
     A straight line would pass through points too near to 0 to be noise. Song et al. (2023), appendix D.
     Raises ValueError for unequal shapes, and for opposite points.
     """
-    samples(a=a, b=b)
-    each("weight", weight, a)
+    need_samples(a=a, b=b)
+    need_each("weight", weight, a)
     flat_a, flat_b = (noise.to(wide(a.dtype)).reshape(len(a), -1) for noise in (a, b))
     cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b)
     angle, weight = torch.acos(cosine.clamp(-1, 1)), weight.to(cosine.dtype)

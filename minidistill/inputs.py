@@ -1,8 +1,8 @@
 """What a function is given, looked at before any work is done.
 
-Counts, numbers, samples, and tensors of one number per sample. Each function here raises ValueError with a sentence
-that says what is wrong and what would be right. What a schedule says is looked at in schedules.py, what a network
-answers in parameterization.py.
+Counts, numbers, samples, and tensors of one number per sample. Each function here raises ValueError with a
+sentence that says what is wrong and what would be right. What a schedule says is looked at in schedules.py,
+what a network answers in parameterization.py.
 
 >>> whole("steps", torch.tensor(4))  # numpy's and torch's integers count; 4.0 is a float
 4
@@ -71,7 +71,7 @@ def said(
 
 
 def extremes(c: Tensor) -> tuple[float, float]:
-    """The smallest and the largest value, (nan, nan) if one is nan. The one place where values are looked at."""
+    """The smallest and the largest value, both nan if one is. Looking at values makes an accelerator wait."""
     low, high = c.detach().aminmax()
     return float(low), float(high)
 
@@ -86,7 +86,7 @@ def rounding(dtype: torch.dtype) -> float:
     return 1e-6 + 2 * torch.finfo(dtype).eps
 
 
-def samples(**tensors: Tensor) -> None:
+def need_samples(**tensors: Tensor) -> None:
     """Raises ValueError unless all are float tensors (b, *dims) of one shape, with b > 0."""
     for name, z in tensors.items():
         if not (isinstance(z, Tensor) and z.is_floating_point() and z.ndim and z.numel()):
@@ -97,7 +97,7 @@ def samples(**tensors: Tensor) -> None:
         raise ValueError(f"{' and '.join(tensors)} must have one shape, got {shapes}")
 
 
-def each(
+def need_each(
     name: str,
     value: Tensor,
     z: Tensor,
@@ -124,8 +124,8 @@ def each(
         raise ValueError(f"{name} must be {said(least, most, above, below)} for each sample{why}, got {got}")
 
 
-def one_each(z: Tensor, **conditioning) -> None:
-    """Raises ValueError when a tensor of conditioning, such as labels, has not one entry for each sample of z."""
+def need_conditioning(z: Tensor, **conditioning) -> None:
+    """Raises ValueError unless conditioning, such as labels, has one entry for each sample of z."""
     for name, value in conditioning.items():
         if isinstance(value, Tensor | Sequence) and len(value) != len(z):
             raise ValueError(f"{name} has {len(value)} entries for {len(z)} samples: one for each is needed")

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, each, number, samples, whole, wide
+from minidistill.inputs import Number, Whole, need_each, need_samples, number, whole, wide
 from minidistill.parameterization import Denoiser, ask, same_dropout
 from minidistill.phased import huber
 from minidistill.samplers import ddim_step
@@ -46,7 +46,7 @@ def lcm_scalings(index: Float[Tensor, " b"], scaling: Number = 10.0) -> tuple[Ti
     At index 1 c_skip is already 0.0025: f is x_hat on the grid of LCM, whose first index is 19. It differs
     from Song et al. (2023): no factor data_std in c_out, and c_skip + c_out^2 = 1.
     """
-    each("index", index, index, least=0)
+    need_each("index", index, index, least=0)
     u = number("scaling", scaling, above=0) * index.to(wide(index.dtype))
     c_skip, c_out = 0.25 / (u**2 + 0.25), u / torch.sqrt(u**2 + 0.25)
     return c_skip.to(index.dtype), c_out.to(index.dtype)
@@ -62,7 +62,7 @@ def lcm_function(denoiser: Denoiser, table: Whole = 1000) -> Denoiser:
 
     def f(z: Batch, t: Time) -> Batch:
         x_hat = ask(denoiser, z, t, "x")
-        each("t", t, z, above=0, most=1, why=": (index + 1) / table")
+        need_each("t", t, z, above=0, most=1, why=": (index + 1) / table")
         c_skip, c_out = (like(c, z) for c in lcm_scalings((t.to(wide(t.dtype)) * table).round() - 1))
         return (c_skip * z + c_out * x_hat).to(z.dtype)
 
@@ -88,8 +88,8 @@ def lcm_loss(
     index k the step ends at index 0, where f is the identity. Distance as in `phased_loss`.
     """
     k, table = whole("k", k, why=", the levels of one teacher step"), whole("table", table, 2)
-    samples(x=x)
-    each("index", index, x, 1, table - 1, counts=True)
+    need_samples(x=x)
+    need_each("index", index, x, 1, table - 1, counts=True)
     huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
     t, s = ((i + 1).to(wide(x.dtype)) / table for i in (index, (index - k).clamp(min=0)))
     z = mix(x, eps, t, schedule)
@@ -106,7 +106,7 @@ def guidance_embedding(w: Float[Tensor, " b"], dim: Whole) -> Float[Tensor, "b d
     input for it, which this package has not: LCM draws a w for each sample at random and guides the teacher
     by it, `guided(..., scale=1 + w)`.
     """
-    each("w", w, w)
+    need_each("w", w, w)
     if whole("dim", dim, 4) % 2:
         raise ValueError(f"dim must be even, got {dim}")
     precise = w.to(wide(w.dtype))

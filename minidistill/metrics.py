@@ -10,13 +10,17 @@
     nearest_neighbour_ratio    0 for copies of the training set, near 1 for new samples
 
 Everything here returns plain floats or tensors and downloads nothing. Features are yours to choose, and to
-state.
+state. Distances are computed on the processor, since not every device has float64. Samples that are not
+finite are refused: some distances would still look like numbers.
 """
+
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from minidistill.inputs import SEEDS, Number, Whole, extremes, need_samples, number, whole, wide
 from minidistill.schedules import Batch
 
 Features = Float[Tensor, "n d"]
@@ -24,16 +28,26 @@ Training = Float[Tensor, "n *d"]  # a data set
 Others = Float[Tensor, "m d"]  # another number of samples in the same space
 
 
+def on_processor(*sets: Tensor) -> list[Tensor]:
+    """The sets of samples in float64 on the processor. Raises ValueError unless all are finite."""
+    for x in sets:
+        need_samples(samples=x)
+        if not all(map(math.isfinite, extremes(x))):
+            raise ValueError("some samples are nan or infinite: how far they are off is no number")
+    return [x.detach().cpu().to(torch.float64) for x in sets]
+
+
 def flow_map_error(a: Batch, b: Batch) -> tuple[float, float]:
     """Root mean square distance per coordinate between paired samples, and its standard error.
 
     a and b come from the same noise, in the same order. Raises ValueError unless they have one shape.
     """
+    a, b = on_processor(a, b)
     if a.shape != b.shape or len(a) < 2:
         raise ValueError(
             f"paired samples must have one shape, at least two, got {tuple(a.shape)}, {tuple(b.shape)}"
         )
-    square = (a - b).square().flatten(1).mean(1).double()
+    square = (a - b).square().reshape(len(a), -1).mean(1)
     error = square.mean().sqrt().item()
     # delta method: the standard error of a square root
     return error, square.std().item() / len(square) ** 0.5 / (2 * error) if error > 0 else 0.0
@@ -45,7 +59,7 @@ def energy_distance(a: Features, b: Others) -> float:
     For equal distributions it is 0 in expectation, and often negative. A thousand samples do not see an error
     below a few per cent of the spread.
     """
-    same_shape(a, b)
+    a, b = two_sets(a, b)
     if min(len(a), len(b)) < 2:
         raise ValueError(f"pairs within a set need at least two samples of each, got {len(a)} and {len(b)}")
 
@@ -56,29 +70,30 @@ def energy_distance(a: Features, b: Others) -> float:
 
 
 def sliced_wasserstein(
-    a: Features, b: Others, p: int = 2, projections: int = 128, seed: int = 0
+    a: Features, b: Others, p: Number = 2, projections: Whole = 128, seed: Whole = 0
 ) -> tuple[float, float]:
     """The p-Wasserstein distance averaged over random directions, and its floor. Bonneel et al. (2015).
 
     The floor is what the same number of samples gives when nothing is different: the distance between random
     halves of the two sets put together. A distance near its floor says nothing.
     """
-    same_shape(a, b)
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64).to(a)
+    a, b = two_sets(a, b)
+    p, projections = number("p", p, least=1), whole("projections", projections)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0, SEEDS))
+    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64)
     directions = directions / directions.norm(dim=0)
-    levels = (torch.arange(min(len(a), len(b)), dtype=a.dtype, device=a.device) + 0.5) / min(len(a), len(b))
+    levels = (torch.arange(min(len(a), len(b)), dtype=a.dtype) + 0.5) / min(len(a), len(b))
 
     def distance(one: Tensor, two: Tensor) -> float:
         gap = torch.quantile(one @ directions, levels, dim=0, interpolation="nearest")
         gap = gap - torch.quantile(two @ directions, levels, dim=0, interpolation="nearest")
         return gap.abs().pow(p).mean().pow(1 / p).item()
 
-    both = torch.cat([a, b])[torch.randperm(len(a) + len(b), generator=generator).to(a.device)]
+    both = torch.cat([a, b])[torch.randperm(len(a) + len(b), generator=generator)]
     return distance(a, b), distance(both[: len(a)], both[len(a) :])
 
 
-def frechet_distance(a: Features, b: Others, groups: int = 10) -> tuple[float, float]:
+def frechet_distance(a: Features, b: Others, groups: Whole = 10) -> tuple[float, float]:
     """The Frechet distance of two sets of features, without its sampling bias, and its standard error.
 
         |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2))
@@ -87,18 +102,17 @@ def frechet_distance(a: Features, b: Others, groups: int = 10) -> tuple[float, f
     / n; the jackknife, which leaves out one of `groups` groups at a time, removes that. Can be slightly
     negative.
     """
-    same_shape(a, b)
-    if groups < 2 or a.shape[1] < 2:
-        raise ValueError(f"need at least 2 groups and 2 features, got {groups} and {a.shape[1]}")
+    a, b = two_sets(a, b)
+    groups = whole("groups", groups, 2)
+    if a.shape[1] < 2:
+        raise ValueError(f"need at least 2 features, got {a.shape[1]}")
     if min(len(a), len(b)) < 2 * groups:
         raise ValueError(
             f"{groups} groups need at least {2 * groups} samples of each, got {len(a)} and {len(b)}"
         )
     plain = plain_frechet_distance(a, b)
     # random groups: samples often come in an order, such as one class after the other
-    a, b = (
-        x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)] for x in (a, b)
-    )
+    a, b = (x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))] for x in (a, b))
     chunks = list(zip(a.tensor_split(groups), b.tensor_split(groups)))
     without = torch.tensor(
         [
@@ -112,7 +126,7 @@ def frechet_distance(a: Features, b: Others, groups: int = 10) -> tuple[float, f
 
 def plain_frechet_distance(a: Features, b: Others) -> float:
     """The Frechet distance as it is usually computed, biased upwards by about C / n."""
-    a, b = a.double(), b.double()
+    a, b = two_sets(a, b)
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     values, vectors = torch.linalg.eigh(cov_a)
     root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -121,13 +135,14 @@ def plain_frechet_distance(a: Features, b: Others) -> float:
     return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
 
 
-def precision_recall_coverage(real: Features, fake: Others, k: int = 5) -> tuple[float, float, float]:
+def precision_recall_coverage(real: Features, fake: Others, k: Whole = 5) -> tuple[float, float, float]:
     """The fraction of fakes near real data, of real data near fakes, and of real data that has a fake nearby.
 
     Near: closer than the k-th neighbour. Kynkaanniemi et al. (2019); coverage: Naeem et al. (2020), which
     unlike recall a few outliers cannot raise.
     """
-    same_shape(real, fake)
+    real, fake = two_sets(real, fake)
+    k = whole("k", k)
     if min(len(real), len(fake)) <= k:
         raise ValueError(
             f"the {k}-th neighbour needs more than {k} samples of each, got {len(real)} and {len(fake)}"
@@ -139,7 +154,9 @@ def precision_recall_coverage(real: Features, fake: Others, k: int = 5) -> tuple
     distance = torch.cdist(real, fake)
     in_real = distance <= radius(real)[:, None]
     in_fake = distance <= radius(fake)
-    return tuple(hit.double().mean().item() for hit in (in_real.any(0), in_fake.any(1), in_real.any(1)))
+    return tuple(
+        hit.to(torch.float64).mean().item() for hit in (in_real.any(0), in_fake.any(1), in_real.any(1))
+    )
 
 
 def centre_of_brightness(images: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n 2"]:
@@ -147,12 +164,14 @@ def centre_of_brightness(images: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n 2
 
     Pixels count by the square of their brightness above -1, so that faint noise all over hardly matters.
     """
-    weight = (images + 1).clamp(min=0).square()
+    need_samples(images=images)
+    if images.ndim < 2:
+        raise ValueError(f"need images (..., height, width), got {tuple(images.shape)}")
+    weight = (images.to(wide(images.dtype)) + 1).clamp(min=0).square()
     total = weight.sum((-2, -1)).clamp(min=torch.finfo(weight.dtype).tiny)
-    row, column = (torch.arange(side, dtype=images.dtype, device=images.device) for side in images.shape[-2:])
-    return torch.stack(
-        [(weight.sum(-1) * row).sum(-1) / total, (weight.sum(-2) * column).sum(-1) / total], dim=-1
-    )
+    row, column = (torch.arange(side, dtype=weight.dtype, device=images.device) for side in images.shape[-2:])
+    rows, columns = (weight.sum(-1) * row).sum(-1) / total, (weight.sum(-2) * column).sum(-1) / total
+    return torch.stack([rows, columns], dim=-1).to(images.dtype)
 
 
 def nearest_neighbour_ratio(samples: Batch, training: Training) -> Float[Tensor, " b"]:
@@ -160,15 +179,17 @@ def nearest_neighbour_ratio(samples: Batch, training: Training) -> Float[Tensor,
 
     0 is a copy. Compare the mean with that of held-out data: a model that generalizes has the same.
     """
-    if samples.shape[1:] != training.shape[1:] or len(training) < 2:
+    if samples.shape[1:] != training.shape[1:] or samples.ndim < 2 or len(training) < 2:
         raise ValueError(
             f"shapes {tuple(samples.shape)} and {tuple(training.shape)} are not of the same kind of data"
         )
-    samples, training = samples.flatten(1), training.flatten(1)
+    on_processor(samples, training)  # refuses what is not finite
+    dtype = samples.dtype
+    samples, training = (x.flatten(1).to(wide(dtype)) for x in (samples, training))
     nearest = torch.cdist(samples, training).topk(2, dim=1, largest=False).indices
     # cdist multiplies matrices and leaves a copy at a small distance; for these two it is computed exactly
     first, second = (samples[:, None] - training[nearest]).norm(dim=-1).sort(dim=1).values.unbind(1)
-    return first / second.clamp(min=torch.finfo(second.dtype).tiny)
+    return (first / second.clamp(min=torch.finfo(second.dtype).tiny)).to(dtype)
 
 
 class Classifier(nn.Module):
@@ -177,8 +198,9 @@ class Classifier(nn.Module):
     net(x) -> logits; net.features(x) -> (b, 64), the activations before the last layer.
     """
 
-    def __init__(self, side: int = 8, classes: int = 10):
+    def __init__(self, side: Whole = 8, classes: Whole = 10):
         super().__init__()
+        side, classes = whole("side", side, 4, why=" (halved twice)"), whole("classes", classes)
         self.body = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -194,9 +216,10 @@ class Classifier(nn.Module):
         return self.head(self.features(x))
 
 
-def same_shape(a: Tensor, b: Tensor) -> None:
-    """Raises ValueError unless a and b are (n, d) and (m, d)."""
+def two_sets(a: Tensor, b: Tensor) -> list[Tensor]:
+    """Both on the processor, in float64. Raises ValueError unless they are (n, d) and (m, d), and finite."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(
             f"need samples (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}; flatten(1) images"
         )
+    return on_processor(a, b)

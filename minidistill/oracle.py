@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from minidistill.inputs import Whole, extremes, samples, whole, wide
+from minidistill.inputs import Whole, extremes, need_samples, whole, wide
 from minidistill.schedules import Batch, Schedule, Time, coefficients
 
 LOG_HALF = math.log(0.5)
@@ -27,7 +27,7 @@ LOG_HALF = math.log(0.5)
 
 def flat(z: Batch, d: int) -> Tensor:
     """z as (b, d), in float32 at least. Raises ValueError unless each sample has d numbers."""
-    samples(z=z)
+    need_samples(z=z)
     if z.ndim < 2 or z[0].numel() != d:
         raise ValueError(
             f"this distribution has {d} dimensions: z must be (b, {d}) or images of {d} pixels, "
@@ -197,7 +197,7 @@ def log_cdf(
 
 
 def log_cdf_slope(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor, sign: Tensor) -> Tensor:
-    """d log_cdf / dy, as the hazard of each component, so that it keeps its digits far in the tails: (b, d)."""
+    """d log_cdf / dy, from the hazard of each component, which keeps its digits in the tails: (b, d)."""
     x = sign[..., None] * (y[..., None] - means) / variances.sqrt()
     shares = (log_weights + torch.special.log_ndtr(x)).softmax(-1)
     hazards = math.sqrt(2 / math.pi) / torch.special.erfcx(-x / math.sqrt(2)) / variances.sqrt()
@@ -219,7 +219,7 @@ class Empirical:
     """
 
     def __init__(self, points: Tensor):
-        samples(points=points)
+        need_samples(points=points)
         if points.ndim < 2 or not points.isfinite().all():
             raise ValueError(f"points must be finite, (n, *dims), got shape {tuple(points.shape)}")
         self.points = points

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from minidistill.inputs import Number, each, extremes, number, one_each, samples, wide
+from minidistill.inputs import Number, need_each, need_samples, number, wide
 from minidistill.schedules import Batch, Schedule, Time, coefficients, like, rates, read
 
 Denoiser = Callable[[Batch, Time], Batch]  # (z, t) -> x_hat
@@ -39,7 +39,7 @@ KINDS = ("x", "eps", "v", "velocity", "score")
 
 
 def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **conditioning) -> Batch:
-    """model(z, t): what a denoiser ("x"), a velocity ("velocity") or a network ("tangent") answers, looked at.
+    """model(z, t), looked at: of a denoiser, kind "x", of a velocity, or of a network, kind "tangent".
 
     The model gets t in z's dtype, and its answer comes back in z's dtype. Raises ValueError for an answer of
     another shape, a time that is not finite, an input changed in place, and a model known to answer another
@@ -48,7 +48,7 @@ def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **
     known = getattr(model, "predicts", None)
     if known and kind and known != kind:
         raise ValueError(f"needed: a model that predicts {kind}. This one predicts {known}")
-    each("t", t, z)
+    need_each("t", t, z)
     t = t.to(z.dtype)
     if torch.is_inference_mode_enabled():  # where torch does not count changes
         z, t = z.clone(), t.clone()
@@ -105,7 +105,7 @@ def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, tar
     for kind in (source, target):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    samples(prediction=pred, z=z)
+    need_samples(prediction=pred, z=z)
     alpha, sigma = coefficients(schedule, t, z)
     if source == target:
         return pred
@@ -169,7 +169,7 @@ def as_velocity(denoiser: Denoiser) -> Callable[[Batch, Time], Batch]:
     """
 
     def velocity(z: Batch, t: Time) -> Batch:
-        each("t", t, z, above=0, why=": at 0 the velocity is 0 / 0")
+        need_each("t", t, z, above=0, why=": at 0 the velocity is 0 / 0")
         return ((z - ask(denoiser, z, t, "x")) / like(t, z)).to(z.dtype)
 
     velocity.predicts = "velocity"
@@ -179,8 +179,8 @@ def as_velocity(denoiser: Denoiser) -> Callable[[Batch, Time], Batch]:
 def guided(conditional: Denoiser, unconditional: Denoiser, scale: Number | Time) -> Denoiser:
     """unconditional + scale (conditional - unconditional): scale 1 is conditional, more pushes further.
 
-    Both are denoisers, or both are velocities. The scale is a number, or (b,), one for each sample. Ho & Salimans
-    (2021), eq. 6, with scale = 1 + w.
+    Both are denoisers, or both are velocities. The scale is a number, or (b,), one for each sample. Ho &
+    Salimans (2021), eq. 6, with scale = 1 + w.
     """
     kind = getattr(conditional, "predicts", None) or getattr(unconditional, "predicts", None)
     per_sample = isinstance(scale, Tensor) and scale.ndim > 0
@@ -188,7 +188,7 @@ def guided(conditional: Denoiser, unconditional: Denoiser, scale: Number | Time)
 
     def denoiser(z: Batch, t: Time) -> Batch:
         if per_sample:
-            each("scale", scale, z)
+            need_each("scale", scale, z)
         weight = like(scale, z).to(z.dtype) if per_sample else scale
         return torch.lerp(ask(unconditional, z, t, kind), ask(conditional, z, t, kind), weight)
 

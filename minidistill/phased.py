@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, each, extremes, number, rounding, samples, whole, wide
+from minidistill.inputs import Number, Whole, extremes, need_each, need_samples, number, rounding, whole, wide
 from minidistill.parameterization import ask, mean_square, same_dropout
 from minidistill.schedules import Batch, Time, like, mix, randn_like, rectified_flow, shifted
 
@@ -127,13 +127,13 @@ def phase_end(t: Time, edges: Float[Tensor, " m"]) -> Time:
     """
     rising("edges", edges)
     edges = edges.to(t).contiguous()
-    each("t", t, t, above=edges[0].item(), most=edges[-1].item(), why=": a phase ends below it")
+    need_each("t", t, t, above=edges[0].item(), most=edges[-1].item(), why=": a phase ends below it")
     return edges[torch.searchsorted(edges, t.contiguous()) - 1]
 
 
 def rising(name: str, levels: Tensor) -> None:
     """Raises ValueError unless levels is a 1-D float tensor that rises within [0, 1]."""
-    samples(**{name: levels})
+    need_samples(**{name: levels})
     if levels.ndim != 1 or not (levels.diff() > 0).all() or not 0 <= levels[0] < levels[-1] <= 1:
         raise ValueError(f"{name} must rise from 0 to 1, as phase_grid and phase_edges do")
 
@@ -161,9 +161,9 @@ def flow_matching_loss(velocity: Velocity, x: Batch, eps: Batch, t: Time) -> Tim
 
 def jump(velocity: Batch, z: Batch, t: Time, s: Time) -> Batch:
     """z + (s - t) velocity: an Euler step, which is DDIM on rectified flow. From t to t nothing changes."""
-    samples(velocity=velocity, z=z)
+    need_samples(velocity=velocity, z=z)
     for name, time in (("t", t), ("s", s)):
-        each(name, time, z)
+        need_each(name, time, z)
     return (z + like(s - t, z) * velocity).to(z.dtype)
 
 
@@ -187,8 +187,10 @@ def phased_loss(
     mask. Raises ValueError for an index outside 1 ... n.
     """
     rising("grid", grid)
-    samples(x=x)
-    each("index", index, x, 1, len(grid) - 1, counts=True, why=": level 0 is clean, nothing starts there")
+    need_samples(x=x)
+    need_each(
+        "index", index, x, 1, len(grid) - 1, counts=True, why=": level 0 is clean, nothing starts there"
+    )
     huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
     if not torch.isin(edges.to(grid), grid).all():
         raise ValueError("edges must be levels of the grid, as from phase_edges")
@@ -207,7 +209,7 @@ def phased_loss(
 def huber(distance: Batch, c: Number) -> Time:
     """sqrt(d^2 + c^2) - c of each number d, averaged over the sample: (b,). c = 0 is the absolute value."""
     c = number("huber_c", c, least=0)
-    samples(distance=distance)
+    need_samples(distance=distance)
     d = distance.to(wide(distance.dtype))
     # without the difference of near-equal numbers; the root of 0 has no gradient
     each_number = d**2 / (torch.sqrt(d**2 + c**2) + c) if c > 0 else d.abs()
@@ -231,8 +233,8 @@ def phased_sample(
     number for all stops, or one for each after the first. Euler draws no random numbers. Raises ValueError
     unless stops fall within [0, 1] and fresh is in [0, 1].
     """
-    samples(z=z)
-    samples(stops=stops)
+    need_samples(z=z)
+    need_samples(stops=stops)
     if (
         stops.ndim != 1
         or len(stops) < 2
@@ -264,7 +266,7 @@ def tcd_fresh(stops: Float[Tensor, " k"], gamma: Number) -> Float[Tensor, " k"]:
     (2024), in flow form.
     """
     gamma = number("gamma", gamma, 0, 1)
-    each("stops", stops, stops, least=0, below=1, why=": those that are arrived at, stops[1:]")
+    need_each("stops", stops, stops, least=0, below=1, why=": those that are arrived at, stops[1:]")
     s = stops.to(wide(stops.dtype))
     kept = (1 - s) * (1 - gamma) / (1 - (1 - gamma) * s)
     return torch.sqrt(1 - kept**2).to(stops.dtype)

@@ -9,9 +9,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from minidistill.inputs import Whole, whole
 
-def image_rows(rows: dict[str, Tensor], columns: int = 10, title: str = "") -> Figure:
+
+def image_rows(rows: dict[str, Tensor], columns: Whole = 10, title: str = "") -> Figure:
     """A labelled row of the first `columns` images for each name -> (n, 1, height, width) in [-1, 1]."""
+    for name, images in rows.items():
+        if images.ndim != 4 or images.shape[1] != 1:
+            raise ValueError(
+                f"need grey images (n, 1, height, width), got {tuple(images.shape)} for {name!r}"
+            )
+    columns = whole("columns", columns)
     figure, axes = plt.subplots(
         len(rows),
         1,
@@ -33,7 +41,7 @@ def image_rows(rows: dict[str, Tensor], columns: int = 10, title: str = "") -> F
 
 
 def animation(
-    rows: dict[str, Tensor], columns: int = 10, title: str = "", seconds: float = 0.25, dpi: int = 80
+    rows: dict[str, Tensor], columns: Whole = 10, title: str = "", seconds: float = 0.25, dpi: int = 80
 ) -> bytes:
     """A GIF of `image_rows`, frame by frame, for each name -> (n, frames, 1, height, width)."""
     pictures = []

@@ -16,8 +16,8 @@ DDIM step for x_hat gives the same number as a quotient (`quotient_target`), whi
 precision.
 
 Salimans & Ho (2022), "Progressive distillation for fast sampling of diffusion models": algorithm 2, section
-4, appendix G; their released code clips log SNR to +-20, so that alpha(1) = 4.5e-5. A perfect student is exactly the teacher's DDIM with n fewer evaluations: halving never repairs
-the teacher's own discretization error.
+4, appendix G. (Their released code clips log SNR to +-20: alpha(1) = 4.5e-5.) A perfect student is exactly
+the teacher's DDIM with n fewer evaluations: halving never repairs the teacher's own discretization error.
 
 >>> halvings(8)
 [4, 2, 1]
@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, each, number, samples, whole, wide
+from minidistill.inputs import Number, Whole, need_each, need_samples, number, whole, wide
 from minidistill.parameterization import Denoiser, ask, mean_square
 from minidistill.samplers import ddim_step
 from minidistill.schedules import Batch, Schedule, Time, coefficients, like, log_snr, mix, randn_like, read
@@ -58,7 +58,7 @@ def two_step_target(teacher: Denoiser, z: Batch, t: Time, n: Whole, schedule: Sc
     The convex form: both weights are multiplied by sigma_s, which keeps them finite at s = 0, where the
     answer is x_2. Raises ValueError for times off the grid.
     """
-    each("t", t, z)
+    need_each("t", t, z)
     t, m, s = grid_times(t, n)
     x_1 = ask(teacher, z, t, "x")
     x_2 = ask(teacher, ddim_step(x_1, z, t, m, schedule), m, "x")
@@ -124,7 +124,7 @@ def diffusion_loss(
 
     Salimans & Ho (2022), algorithm 1.
     """
-    samples(x=x)
+    need_samples(x=x)
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
     # rand can be 0, where the weight is infinite, but never 1
     t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=wide(x.dtype), device=x.device)
@@ -136,7 +136,7 @@ def weighted_error(
     x_hat: Batch, x: Batch, t: Time, schedule: Schedule, weighting: str
 ) -> Float[Tensor, " b"]:
     """weight(SNR_t) times the mean squared error of each sample. Raises ValueError for unequal shapes."""
-    samples(x_hat=x_hat, x=x)
+    need_samples(x_hat=x_hat, x=x)
     return (weight(weighting, log_snr(schedule, t)) * mean_square(x_hat, x)).to(x.dtype)
 
 
@@ -154,7 +154,7 @@ def progressive_loss(
     Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0
     is not. Mean over each sample, weighted; no clipping. The data is only used to make z_t.
     """
-    samples(x=x)
+    need_samples(x=x)
     n = whole("n", n, why=", the student's steps")
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
     i = torch.randint(1, n + 1, x.shape[:1], generator=generator, device=x.device)

@@ -43,7 +43,7 @@ from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, each, number, one_each, samples, whole, wide
+from minidistill.inputs import Number, Whole, need_conditioning, need_each, need_samples, number, whole, wide
 from minidistill.parameterization import ask, mean_square
 from minidistill.schedules import Batch, Time, like, randn_like
 
@@ -107,7 +107,7 @@ def up(x: Images) -> Resized:
 
 def at_level(x: Images, halvings: Whole, gain: Number = 1.0) -> Resized:
     """x, halved so many times. gain = 2 is for noise: the mean of four has half the standard deviation."""
-    samples(images=x)
+    need_samples(images=x)
     gain, side = number("gain", gain), 2 ** whole("halvings", halvings, 0)
     if x.ndim != 4 or x.shape[2] % side or x.shape[3] % side:
         raise ValueError(
@@ -123,7 +123,7 @@ def stage_pair(x: Images, noise: Images, i: Whole, stages: Sequence[Stage]) -> t
 
     The same noise at both ends makes the path straight: z_u = u start + (1 - u) end, velocity start - end.
     """
-    samples(x=x, noise=noise)
+    need_samples(x=x, noise=noise)
     i = whole("i", i, 0, len(stages) - 1, why=", the stages there are")
     halvings = len(stages) - 1 - i
     data, n = at_level(x, halvings), at_level(noise, halvings, gain=2.0)
@@ -173,7 +173,7 @@ def stage_batches(
     x: Images, noise: Images, u: Time, stages: Sequence[Stage], shares: Sequence[int] | None
 ) -> list[tuple[slice, Tensor, Tensor, Tensor]]:
     """For each stage its part of the batch, z_u, the network's time, and the velocity start - end."""
-    samples(x=x, noise=noise)
+    need_samples(x=x, noise=noise)
     batches = []
     for i, part in enumerate(split(len(x), shares, len(stages))):
         start, end = stage_pair(x[part], noise[part], i, stages)
@@ -202,7 +202,7 @@ def answers(velocity: Velocity, batches: list, packed: bool, given: list[dict]) 
 
 def shared_out(conditioning: dict[str, Tensor], batches: list, x: Tensor) -> list[dict]:
     """For each stage the conditioning of its samples, of which x is the whole batch."""
-    one_each(x, **conditioning)
+    need_conditioning(x, **conditioning)
     return [{name: value[part] for name, value in conditioning.items()} for part, *_ in batches]
 
 
@@ -222,8 +222,8 @@ def pyramid_loss(
     conditioning, (b, ...), is shared out with the samples. packed=True asks `velocity.packed` once for all
     sizes, with the same result. Losses of different cuts are not comparable: their velocities differ in size.
     """
-    samples(x=x)
-    each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
+    need_samples(x=x)
+    need_each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
     batches = stage_batches(x, noise, u, stages, shares)
     found = answers(velocity, batches, packed, shared_out(conditioning, batches, x))
     losses = [mean_square(answer, target) for answer, (*_, target) in zip(found, batches)]
@@ -281,7 +281,7 @@ def stage_target(
 ) -> Images:
     """The velocity of a step 1 / n that lands where two teacher steps 0.5 / n land: the mean of their two."""
     half = 0.5 / whole("n", n)
-    each("u", u, z, above=0, most=1)
+    need_each("u", u, z, above=0, most=1)
     first = ask(teacher, z, network_time(u, stage), "velocity", **conditioning)
     second = ask(teacher, z - half * first, network_time(u - half, stage), "velocity", **conditioning)
     return (first + second) / 2
@@ -303,8 +303,8 @@ def pyramid_distillation_loss(
     index: 1 ... n for each sample; its local time is index / n. One student serves all stages.
     """
     n = whole("n", n)
-    samples(x=x)
-    each("index", index, x, 1, n, counts=True)
+    need_samples(x=x)
+    need_each("index", index, x, 1, n, counts=True)
     u = index.to(wide(x.dtype)) / n  # half precision cannot count to 1024
     batches = stage_batches(x, noise, u, stages, shares)
     given = shared_out(conditioning, batches, x)

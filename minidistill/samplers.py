@@ -11,9 +11,9 @@ and for nothing else. Which sampler is right depends on what the network is.
 DDIM: Song, Meng & Ermon (2021), eq. 12; in this form Salimans & Ho (2022), eq. 8. Heun: Karras et al. (2022),
 algorithm 1. Renoise: Song et al. (2023), algorithm 1.
 
-Every sampler starts with z at times[0], z with the variance of that time: for EDM, 80 times unit noise at t = 80,
-since with less every sample is too near to the mean. It ends at times[-1]; trajectory=True returns all n + 1
-states, stacked. The schedule is read once, for all times.
+Every sampler starts with z at times[0], with the variance of that time: for EDM's t = 80, 80 times unit noise
+(from unit noise itself, all samples end near the mean). It ends at times[-1]; trajectory=True returns all
+n + 1 states, stacked. The schedule is read once, for all times.
 
 >>> from minidistill.schedules import rectified_flow
 >>> perfect = lambda z, t: 0 * z  # all the data is at 0
@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import extremes, samples, wide
+from minidistill.inputs import extremes, need_samples, wide
 from minidistill.parameterization import Denoiser, ask
 from minidistill.schedules import (
     Batch,
@@ -53,7 +53,7 @@ def ddim_step(x_hat: Batch, z: Batch, t: Time, s: Time, schedule: Schedule) -> B
     With s > t it runs backwards: DDIM inversion. Raises ValueError where sigma_t = 0: there is no noise to
     keep.
     """
-    samples(x_hat=x_hat, z=z)
+    need_samples(x_hat=x_hat, z=z)
     (alpha, sigma), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
     if not extremes(sigma)[0] > 0:
         raise ValueError(
@@ -181,7 +181,7 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
 
     Warns when the denoiser is a student that was distilled for another grid.
     """
-    samples(z=z)
+    need_samples(z=z)
     if not (isinstance(times, Tensor) and times.ndim == 1 and len(times) >= 2 and times.is_floating_point()):
         raise ValueError("times must be a 1-D float tensor of n + 1 times for n steps, such as time_grid(n)")
     if not ((times.diff() < 0).all() and 0 <= times[-1] and times[0] < torch.inf):

@@ -7,8 +7,8 @@ derivatives come from forward-mode differentiation (`rates`), its shifted versio
 and a table of a thousand numbers becomes one by interpolation (`tabulated`). For EDM the time is sigma
 itself.
 
-Every schedule is exact at its ends in float32: alpha is never negative at t = 1, sigma never at t = 0. Times outside
-its domain are refused, and half precision is computed in float32 and cast at the end.
+Every schedule is exact at its ends in float32: alpha is never negative at t = 1, sigma never at t = 0. Times
+outside its domain are refused, and half precision is computed in float32 and cast at the end.
 
 >>> alpha, sigma = cosine(torch.tensor([0.0, 0.5, 1.0]))
 >>> alpha
@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, extremes, number, rounding, samples, whole, wide
+from minidistill.inputs import Number, Whole, extremes, need_samples, number, rounding, whole, wide
 
 Time = Float[Tensor, " b"]  # one time for each sample in the batch
 Batch = Float[Tensor, "b *d"]  # points, images, videos: any axes after the batch
@@ -31,7 +31,7 @@ Schedule = Callable[[Time], tuple[Time, Time]]
 
 
 def until(end: float) -> Callable[[Schedule], Schedule]:
-    """Makes a formula a schedule for times from 0 to `end`: it raises ValueError for others, and for no tensor."""
+    """Makes a formula a schedule for times from 0 to `end`, which raises ValueError for anything else."""
 
     def decorate(formula: Schedule) -> Schedule:
         @functools.wraps(formula)
@@ -138,7 +138,8 @@ def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
 def read(schedule: Schedule, t: Time) -> tuple[Time, Time]:
     """alpha_t and sigma_t, each (b,), in float32 at least: the one place where a schedule is asked.
 
-    Raises ValueError unless t is a float tensor (b,), and both answers have its shape and are finite and not negative.
+    Raises ValueError unless t is a float tensor (b,), and alpha and sigma have its shape and are finite and
+    not negative.
     """
     if not (isinstance(t, Tensor) and t.is_floating_point() and t.ndim == 1 and len(t)):
         got = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"{t!r:.60}"
@@ -160,7 +161,7 @@ def coefficients(schedule: Schedule, t: Time, z: Batch) -> tuple[Tensor, Tensor]
 
     Raises ValueError unless z is a batch of samples, with one floating-point time for each.
     """
-    samples(samples=z)
+    need_samples(samples=z)
     alpha, sigma = read(schedule, t)
     if t.shape != z.shape[:1]:
         raise ValueError(f"t must have one time per sample, ({len(z)},), got shape {tuple(t.shape)}")
@@ -177,13 +178,13 @@ def like(coefficient: Time, z: Batch) -> Tensor:
 
 def randn_like(z: Batch, generator: torch.Generator | None = None) -> Batch:
     """Unit Gaussian noise with the shape, dtype and device of z, from the generator."""
-    samples(samples=z)
+    need_samples(samples=z)
     return torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
 
 
 def mix(x: Batch, eps: Batch, t: Time, schedule: Schedule) -> Batch:
     """z_t = alpha_t x + sigma_t eps. Raises ValueError when x, eps and t do not belong to the same batch."""
-    samples(x=x, eps=eps)
+    need_samples(x=x, eps=eps)
     alpha, sigma = coefficients(schedule, t, x)
     return (alpha * x + sigma * eps).to(x.dtype)
 

@@ -7,10 +7,10 @@
 `loss_fn(net, *batch, step, generator)` returns (b,); curricula read the step. The data stays on the device
 and a batch is an index. Every random number of step k, those of dropout too, comes from (seed, k), so a run
 that was stopped, by Ctrl-C or by a power cut, continues from its checkpoint to the same weights, bit for bit
-on one CPU. Started by torchrun, every process takes its share of the batch and the gradients are averaged.
+on one CPU. Started by torchrun, every process takes its share of the batch, draws its own noise for it, and
+the gradients are averaged: the same run again with as many processes, and another one with more or fewer.
 """
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,54 +21,65 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from minidistill.checkpoints import load, save_atomically
+from minidistill.inputs import SEEDS, Number, Whole, number, whole
+
 
 def train(
     net: nn.Module,
     loss_fn: Callable[..., Tensor],
     data: Sequence[Tensor],
-    steps: int,
-    batch: int = 128,
-    lr: float = 1e-3,
-    warmup: int = 100,
-    clip: float = 1.0,
+    steps: Whole,
+    batch: Whole = 128,
+    lr: Number = 1e-3,
+    warmup: Whole = 100,
+    clip: Number = 1.0,
     ema: nn.Module | None = None,
-    ema_decay: float = 0.999,
-    seed: int = 0,
+    ema_decay: Number = 0.999,
+    seed: Whole = 0,
     checkpoint: str | Path | None = None,
-    save_every: int = 500,
+    save_every: Whole = 500,
     compile: bool = False,
     bf16: bool = False,
+    stage: str = "",
 ) -> Iterator[tuple[int, Tensor]]:
-    """Train net in place with AdamW and yield (step, mean loss), steps counted from 1.
+    """Yields (step, mean loss), steps counted from 1, and trains net in place while it is looped over.
 
-    The learning rate rises linearly over `warmup` steps and falls linearly to 0. `ema`, a copy of net,
-    follows it with decay min(ema_decay, (1 + step) / (10 + step)). With `checkpoint`, the run is saved there
-    every `save_every` steps, on Ctrl-C and at the end, and an existing file is continued. Raises ValueError
-    for data that does not fit together and for a checkpoint of another run, FloatingPointError instead
-    of saving when the loss is not finite.
+    Without a loop nothing happens. AdamW; the learning rate rises linearly over `warmup` steps and falls
+    linearly to 0. `ema`, a copy of net, follows its parameters with decay min(ema_decay, (1 + step) /
+    (10 + step)), and has its buffers. With `checkpoint`, the run is saved there every `save_every` steps, on
+    Ctrl-C, SIGTERM and SIGHUP, and at the end, and an existing file is continued, if it is of this `stage`
+    and has these settings. Raises ValueError for settings that make no sense, data that does not fit together
+    and a checkpoint of another run, FloatingPointError instead of saving when the loss or its gradient was
+    not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if len({len(a) for a in data}) != 1:
-        raise ValueError(f"all data must have the same length, got {[len(a) for a in data]}")
+    if isinstance(data, Tensor) or len({len(a) for a in data}) != 1 or not len(data[0]):
+        raise ValueError(
+            "data is a tuple of tensors of the same length, above 0: (x, labels), or (x,) for one"
+        )
+    steps, batch, save_every = whole("steps", steps), whole("batch", batch), whole("save_every", save_every)
+    warmup, seed = whole("warmup", warmup, 0), whole("seed", seed, 0, SEEDS)
+    lr, clip = number("lr", lr, above=0), number("clip", clip, above=0)
+    ema_decay = number("ema_decay", ema_decay, 0, 1)
+    run = dict(stage=stage, steps=steps, batch=batch, lr=lr, warmup=warmup, clip=clip, ema_decay=ema_decay)
+    run |= dict(seed=seed, processes=world)
     if batch % world:
         raise ValueError(f"a batch of {batch} cannot be shared equally by {world} processes")
     device = data[0].device
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)
-    run = dict(steps=steps, batch=batch, lr=lr, warmup=warmup, clip=clip, ema_decay=ema_decay, seed=seed)
     state = {"net": net, "optimizer": optimizer} | ({"ema": ema} if ema is not None else {})
     done = load(checkpoint, state, run) if checkpoint is not None and Path(checkpoint).exists() else 0
 
     def save() -> None:
         if checkpoint is not None and rank == 0:
-            save_atomically(
-                {name: part.state_dict() for name, part in state.items()} | {"run": run, "step": step},
-                checkpoint,
-            )
+            parts = {name: part.state_dict() for name, part in state.items()}
+            save_atomically(parts | {"run": run, "step": step}, checkpoint)
 
     objective = Objective(torch.compile(net) if compile else net, loss_fn)
     if world > 1:
         objective = nn.parallel.DistributedDataParallel(objective)
-    generator = torch.Generator(device)
+    generator, finite = torch.Generator(device), torch.ones((), dtype=torch.bool, device=device)
 
     for step in range(done + 1, steps + 1):
         with whole_steps() as interrupted:
@@ -83,20 +94,28 @@ def train(
                 loss = objective(*(a[index] for a in data), step=step, generator=generator)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), clip)
+            norm = nn.utils.clip_grad_norm_(net.parameters(), clip)
+            finite = finite & loss.isfinite() & norm.isfinite()  # looked at when it is time to save
             optimizer.step()
             if ema is not None:
-                decay = min(ema_decay, (1 + step) / (10 + step))
-                with torch.no_grad():
-                    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+                follow(ema, net, min(ema_decay, (1 + step) / (10 + step)))
 
             if step % save_every == 0 or step == steps or interrupted:
-                if not loss.isfinite():
+                if not finite:
                     raise FloatingPointError(
-                        f"the loss is {loss.item()} at step {step}; the last checkpoint was kept"
+                        f"the loss or its gradient was not finite at step {step} or before: the loss is "
+                        f"{loss.item()}, the norm of the gradient {norm.item()}; the last checkpoint was kept"
                     )
                 save()
         yield step, loss.detach()
+
+
+@torch.no_grad()
+def follow(ema: nn.Module, net: nn.Module, decay: float) -> None:
+    """decay ema + (1 - decay) net, for the parameters; buffers, such as BatchNorm's, are copied."""
+    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+    for ours, theirs in zip(ema.buffers(), net.buffers()):
+        ours.copy_(theirs)
 
 
 class Objective(nn.Module):
@@ -123,56 +142,24 @@ def own_randomness(generator: torch.Generator) -> Iterator[None]:
 
 @contextmanager
 def whole_steps() -> Iterator[list]:
-    """Ctrl-C waits until the step is whole: half an update could not be resumed. Yields what it fills."""
+    """Ctrl-C, SIGTERM and SIGHUP wait until the step is whole: half an update could not be resumed.
+
+    Yields the list that they fill. What each does by itself, it does afterwards.
+    """
     interrupted = []
     if threading.current_thread() is not threading.main_thread():
         yield interrupted  # only the main thread receives signals
         return
-    previous = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is unknown to Windows
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # one that is ignored, as under nohup, stays ignored
+    previous = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) not in (signal.SIG_IGN, None)}
+    for n in previous:
+        signal.signal(n, lambda n, _: interrupted.append(n))
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for n, handler in previous.items():
+            signal.signal(n, handler)
     if interrupted:
-        raise KeyboardInterrupt
-
-
-def save_atomically(content: dict, path: str | Path) -> None:
-    """torch.save, such that path always holds either the old file or the new one, whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def load(path: str | Path, state: dict, run: dict | None = None) -> int:
-    """Fill the parts of `state` (modules, optimizers) from a checkpoint and return the step it was saved at.
-
-    Raises ValueError for a file that is not a whole checkpoint, that lacks a part, or that belongs to a run
-    with other settings than `run`.
-    """
-    try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        parts = {name: saved[name] for name in state}
-        saved_run, step = saved["run"], saved["step"]
-    except Exception as error:  # a broken file fails in many ways: zip, pickle, missing keys
-        raise ValueError(
-            f"{path} is not a whole checkpoint of this program ({error}); delete it to start anew"
-        ) from error
-    if run is not None and saved_run != run:
-        changed = ", ".join(
-            f"{k} {saved_run.get(k)} (now {v})" for k, v in run.items() if saved_run.get(k) != v
-        )
-        raise ValueError(
-            f"{path} belongs to a run with other settings: {changed}. Use those, or another file"
-        )
-    try:
-        for name, part in state.items():
-            part.load_state_dict(parts[name])
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} does not fit this network: {error}") from error
-    return step
+        signal.raise_signal(interrupted[0])

@@ -35,7 +35,7 @@ from torch import Tensor
 from minidistill.dit import Clip
 from minidistill.dit import block_causal_mask as block_causal_mask  # the network's part of this idea
 from minidistill.dit import grid_positions as grid_positions
-from minidistill.inputs import Number, Whole, each, number, one_each, samples, whole
+from minidistill.inputs import Number, Whole, need_conditioning, need_each, need_samples, number, whole
 from minidistill.parameterization import guided, mean_square
 from minidistill.pyramid import Images, Stage, answers, at_level, pyramid_sample, stage_batches, stage_steps
 from minidistill.schedules import Batch, Time, like, randn_like
@@ -83,7 +83,7 @@ def corrupt(clips: Sequence[Clip], sigma: Time, generator: torch.Generator | Non
     sigma. Raises ValueError unless there is one in [0, 1) for each sample.
     """
     for clip in clips:
-        each("sigma", sigma, clip, least=0, below=1, why=": how much of its past is noise")
+        need_each("sigma", sigma, clip, least=0, below=1, why=": how much of its past is noise")
     keep, add = 1 - sigma, sigma
     return [(like(keep, c) * c + like(add, c) * randn_like(c, generator)).to(c.dtype) for c in clips]
 
@@ -148,7 +148,7 @@ def video_loss(
     length share a forward pass. With packed=True all share one, to the same result, where attention costs the
     square of all tokens together. Raises ValueError for what does not fit together.
     """
-    samples(x=x)
+    need_samples(x=x)
     frames = torch.as_tensor(frames).tolist()
     if x.ndim != 5 or not isinstance(frames, list) or len(frames) != len(x):
         raise ValueError(
@@ -156,10 +156,10 @@ def video_loss(
             f"got {tuple(x.shape)} and {frames}"
         )
     frames = [whole("frames", f, 1, x.shape[1], why=", the length of the videos") for f in frames]
-    one_each(x, **conditioning)
-    each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
+    need_conditioning(x, **conditioning)
+    need_each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
     if sigma is not None:
-        each("sigma", sigma, x, least=0, below=1, why=": how much of its past is noise")
+        need_each("sigma", sigma, x, least=0, below=1, why=": how much of its past is noise")
     if noise.shape != (len(x), *x.shape[2:]):
         raise ValueError(f"videos {tuple(x.shape)} need noise for one frame each, got {tuple(noise.shape)}")
     last = x[range(len(x)), [f - 1 for f in frames]]
@@ -204,7 +204,7 @@ def rollout(
     made the noises of pyramid_sample; else drawn from the generator. Jin et al. (2024); as there the past is
     clean here. Raises ValueError for what does not fit together.
     """
-    samples(noise=noise)
+    need_samples(noise=noise)
     if noise.ndim != 5:
         raise ValueError(
             f"need noise (b, frames, c, height, width) for every frame, got {tuple(noise.shape)}"
