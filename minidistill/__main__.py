@@ -1,18 +1,22 @@
 """python -m minidistill: train a many-step teacher on real digits, distill it to one step, and compare."""
 
 import argparse
+import contextlib
 import copy
 import csv
-import io
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,16 +29,17 @@ from minidistill import (
     quickstart_pyramid,
     quickstart_video,
 )
+from minidistill.checkpoints import save_atomically, write_atomically
+from minidistill.inputs import SEEDS, number, whole
 from minidistill.metrics import Classifier
 from minidistill.phased import parse_plan, phase_edges, phase_grid
 from minidistill.progressive import halvings
-from minidistill.train import save_atomically
 
 JUDGE_UPDATES = 800
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, run the job and return the exit status: 130 after Ctrl-C, as in shells."""
+    """Parse the command line, run the job and return the exit status, as in shells: 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m minidistill",
         description="Train a many-step teacher on real digits, distill it to few steps, and compare. With "
@@ -100,11 +105,18 @@ def main(arguments: list[str] | None = None) -> int:
             f"--method {args.method} and --data {args.data} do not go together: ball and moving_digits are "
             "for --method video, and it for them"
         )
+    # everything is looked at before anything is written
     try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:  # before anything is written
+        torch.zeros(1, device=args.device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         parser.error(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}")
+    try:
+        args.guidance, args.seed = number("--guidance", args.guidance), whole("--seed", args.seed, 0, SEEDS)
+    except ValueError as error:
+        parser.error(str(error))
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out {args.out} is a file: choose a folder")
     if args.method != "phased" and (args.plan or args.guidance != 1):
         parser.error("--plan and --guidance belong to --method phased")
     if args.plan and len(set(args.plan)) < len(args.plan):
@@ -117,14 +129,19 @@ def main(arguments: list[str] | None = None) -> int:
             args.device = f"cuda:{os.environ['LOCAL_RANK']}"
         dist.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
     try:
-        run(args)
-    except KeyboardInterrupt:
+        with like_ctrl_c():
+            run(args)
+            sys.stdout.flush()
+    except KeyboardInterrupt as stop:
         print(
             f"\nStopped. What was trained is in {args.out}: the same command with --resume continues it.",
             file=sys.stderr,
         )
-        return 130
-    except (ValueError, FileNotFoundError) as error:
+        return 128 + (stop.args or [signal.SIGINT])[0]
+    except BrokenPipeError:  # whoever reads the table has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"minidistill: {error}", file=sys.stderr)
         return 2
     finally:
@@ -170,28 +187,65 @@ def check_plan(text: str, updates: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def training(args: argparse.Namespace, updates: dict[str, int], first: bool) -> Iterator[Callable]:
-    """stage(name, train, *models_and_data) runs one stage to its end, on the bar of the whole job."""
-    bar = tqdm(
-        total=sum(updates.values()),
-        unit=" updates",
-        smoothing=0,
-        file=sys.stderr if first else io.StringIO(),  # one bar, however many processes
-    )
+def like_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop the program as Ctrl-C does."""
+
+    def stop(number: int, _) -> None:
+        raise KeyboardInterrupt(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # only the main thread receives signals
+    # what was set otherwise, such as to ignore SIGHUP under nohup, stays
+    previous = {n: signal.signal(n, stop) for n in numbers if signal.getsignal(n) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for n, handler in previous.items():
+            signal.signal(n, handler)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """No other run can write to `out` meanwhile. Raises ValueError when one does."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / "running.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another run is writing to {out}: wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)  # while it is held: nobody waits for it
+        lock.release()
+
+
+def training(args: argparse.Namespace, updates: dict[str, int], first: bool) -> Callable:
+    """stage(name, train, *models_and_data) runs one stage to its end, on a bar of its own.
+
+    Stages differ in speed: one bar for all would promise from the fast ones what the slow ones cannot keep.
+    """
 
     def stage(name: str, train: Callable, *models_and_data) -> None:
-        bar.set_description(name)
-        start = bar.n
-        options = {"seed": args.seed, "compile": args.compile, "bf16": args.bf16}
+        options = {"seed": args.seed, "compile": args.compile, "bf16": args.bf16, "stage": name}
         checkpoint = args.out / f"{name.replace(' ', '-')}.pt"
-        for step, _ in train(*models_and_data, updates[name], checkpoint=checkpoint, **options):
-            skipped = start + step - 1 - bar.n  # steps that a checkpoint already held
-            bar.initial, bar.n = bar.initial + skipped, bar.n + skipped
-            bar.update()
-        bar.initial, bar.n = bar.initial + start + updates[name] - bar.n, start + updates[name]
+        bar = tqdm(
+            desc=f"{name} ({list(updates).index(name) + 1} of {len(updates)})",
+            total=updates[name],
+            unit=" updates",
+            smoothing=0.05,  # the last seconds count: with --compile the first step takes half a minute
+            disable=not first,  # one bar, however many processes
+        )
+        with bar:
+            for step, _ in train(*models_and_data, updates[name], checkpoint=checkpoint, **options):
+                if step > bar.n + 1:  # steps that a checkpoint already held
+                    bar.initial = bar.n = bar.last_print_n = step - 1
+                bar.update()
+            bar.n = updates[name]  # also when all of them were there
 
-    with bar:
-        yield stage
+    return stage
 
 
 def run(args: argparse.Namespace) -> None:
@@ -203,10 +257,31 @@ def run(args: argparse.Namespace) -> None:
         for name, steps in updates.items()
         if name.startswith("plan ")
     }
-    begin(args, first)
-    if args.method == "video":
-        return run_video(args, updates, first)
-    x, y, x_test, y_test = (a.to(args.device) for a in quickstart.load(args.data, args.folder))
+    now, path = settings(args), args.out / "settings.json"
+    refuse_another_run(args, now, path, first)
+    video = args.method == "video"
+    loaded = quickstart_video.load(args.data) if video else quickstart.load(args.data, args.folder)
+    loaded = [a.to(args.device) for a in loaded]
+    with alone(args.out) if first else contextlib.nullcontext():
+        if first and not path.exists():  # last, when nothing can be refused any more
+            write_atomically((json.dumps(now, indent=2) + "\n").encode(), path)
+        if video:
+            run_video(args, updates, first, *loaded)
+        else:
+            run_images(args, updates, plans, first, *loaded)
+
+
+def run_images(
+    args: argparse.Namespace,
+    updates: dict[str, int],
+    plans: dict[str, list],
+    first: bool,
+    x: Tensor,
+    y: Tensor,
+    x_test: Tensor,
+    y_test: Tensor,
+) -> None:
+    """The jobs on images."""
     if args.method == "pyramid":
         x, x_test = quickstart_pyramid.images(x), quickstart_pyramid.images(x_test)
     data_std = x.std().item()
@@ -217,81 +292,88 @@ def run(args: argparse.Namespace) -> None:
     net = net.to(args.device)
     teacher = copy.deepcopy(net)
 
-    with training(args, updates, first) as stage:
-        stage("judge", quickstart.train_judge, judge, x, y)
-        match args.method:
-            case "progressive":
-                stage("teacher", quickstart.train_teacher, net, teacher, x, y)
-                contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
-                parent = teacher
-                for n in quickstart.student_updates(args.updates):
-                    student = copy.deepcopy(net)
-                    stage(f"student {n}", quickstart.train_student, student, parent, n, x, y)
-                    contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
-                    contestants.append(quickstart.by_ddim("student", student, data_std, n))
-                    parent = student
-            case "ect":
-                stage("teacher", quickstart.train_teacher, net, teacher, x, y)
+    stage = training(args, updates, first)
+    stage("judge", quickstart.train_judge, judge, x, y)
+    match args.method:
+        case "progressive":
+            stage("teacher", quickstart.train_teacher, net, teacher, x, y)
+            contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
+            parent = teacher
+            for n in quickstart.student_updates(args.updates):
                 student = copy.deepcopy(net)
-                stage("ect", quickstart_ect.train_ect, net, student, teacher, x, y)
-                contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
+                stage(f"student {n}", quickstart.train_student, student, parent, n, x, y)
+                contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
+                contestants.append(quickstart.by_ddim("student", student, data_std, n))
+                parent = student
+        case "ect":
+            stage("teacher", quickstart.train_teacher, net, teacher, x, y)
+            student = copy.deepcopy(net)
+            stage("ect", quickstart_ect.train_ect, net, student, teacher, x, y)
+            contestants = [quickstart.by_ddim("teacher", teacher, data_std, quickstart.TEACHER_STEPS)]
+            for n in (8, 4, 2, 1):
+                contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
+                if n in quickstart_ect.TIMES:
+                    contestants.append(quickstart_ect.by_renoise("ect", student, data_std, n, args.seed))
+        case "phased":
+            stage("teacher", quickstart_phased.train_flow_teacher, net, teacher, x, y)
+            by_flow, scale = quickstart_phased.by_flow, args.guidance
+            contestants = [by_flow("teacher", teacher, data_std, quickstart_phased.GRID, scale)]
+            contestants += [by_flow("undistilled", teacher, data_std, n, scale) for n in (8, 4, 2, 1)]
+            for name, plan in plans.items():
+                student = copy.deepcopy(net)
+                stage(name, quickstart_phased.train_phased, net, student, teacher, plan, scale, x, y)
                 for n in (8, 4, 2, 1):
-                    contestants.append(quickstart.by_ddim("undistilled", teacher, data_std, n))
-                    if n in quickstart_ect.TIMES:
-                        contestants.append(quickstart_ect.by_renoise("ect", student, data_std, n, args.seed))
-            case "phased":
-                stage("teacher", quickstart_phased.train_flow_teacher, net, teacher, x, y)
-                by_flow, scale = quickstart_phased.by_flow, args.guidance
-                contestants = [by_flow("teacher", teacher, data_std, quickstart_phased.GRID, scale)]
-                contestants += [by_flow("undistilled", teacher, data_std, n, scale) for n in (8, 4, 2, 1)]
-                for name, plan in plans.items():
-                    student = copy.deepcopy(net)
-                    stage(name, quickstart_phased.train_phased, net, student, teacher, plan, scale, x, y)
-                    for n in (8, 4, 2, 1):
-                        contestants.append(by_flow(f"{name}, Euler", student, data_std, n))
-                        if n > 1:  # one jump needs no noise
-                            noisy = by_flow(f"{name}, noise", student, data_std, n, fresh=1.0, seed=args.seed)
-                            contestants.append(noisy)
+                    contestants.append(by_flow(f"{name}, Euler", student, data_std, n))
+                    if n > 1:  # one jump needs no noise
+                        noisy = by_flow(f"{name}, noise", student, data_std, n, fresh=1.0, seed=args.seed)
+                        contestants.append(noisy)
 
-            case "pyramid":
-                job = quickstart_pyramid
-                by_pyramid, most = job.by_pyramid, job.STEPS
-                found, single = pyramid.stages(job.CUTS), pyramid.stages([0, 1])
-                flops = job.forward_flops(net, x.shape[-1], found)
-                plain, blank = copy.deepcopy(net), copy.deepcopy(net)
-                stage("teacher", job.train_pyramid, net, teacher, found, x, y)
-                stage("plain", job.train_pyramid, blank, plain, single, x, y)
-                contestants = [
-                    by_pyramid("teacher", teacher, found, most, flops, args.seed),
-                    by_pyramid("one size", plain, single, most * len(found), flops[-1:], args.seed),
-                ]
-                parent = teacher
-                for n in halvings(most):
-                    student = copy.deepcopy(net)
-                    stage(f"student {n}", job.train_pyramid_student, student, parent, found, n, x, y)
-                    one_size = by_pyramid("one size", plain, single, n * len(found), flops[-1:], args.seed)
-                    undistilled = by_pyramid("undistilled", teacher, found, n, flops, args.seed)
-                    distilled = by_pyramid("student", student, found, n, flops, args.seed)
-                    contestants += [one_size, undistilled, distilled]
-                    parent = student
+        case "pyramid":
+            job = quickstart_pyramid
+            by_pyramid, most = job.by_pyramid, job.STEPS
+            found, single = pyramid.stages(job.CUTS), pyramid.stages([0, 1])
+            flops = job.forward_flops(net, x.shape[-1], found)
+            plain, blank = copy.deepcopy(net), copy.deepcopy(net)
+            stage("teacher", job.train_pyramid, net, teacher, found, x, y)
+            stage("plain", job.train_pyramid, blank, plain, single, x, y)
+            contestants = [
+                by_pyramid("teacher", teacher, found, most, flops, args.seed),
+                by_pyramid("one size", plain, single, most * len(found), flops[-1:], args.seed),
+            ]
+            parent = teacher
+            for n in halvings(most):
+                student = copy.deepcopy(net)
+                stage(f"student {n}", job.train_pyramid_student, student, parent, found, n, x, y)
+                one_size = by_pyramid("one size", plain, single, n * len(found), flops[-1:], args.seed)
+                undistilled = by_pyramid("undistilled", teacher, found, n, flops, args.seed)
+                distilled = by_pyramid("student", student, found, n, flops, args.seed)
+                contestants += [one_size, undistilled, distilled]
+                parent = student
 
     if first:
         table, samples = quickstart.compare(contestants, judge, x, x_test, y_test, seed=args.seed)
         report(table, samples, args.out)
 
 
-def run_video(args: argparse.Namespace, updates: dict[str, int], first: bool) -> None:
+def run_video(
+    args: argparse.Namespace,
+    updates: dict[str, int],
+    first: bool,
+    x: Tensor,
+    y: Tensor,
+    x_test: Tensor,
+    y_test: Tensor,
+) -> None:
     """The video job: the pyramid, then one size with as many FLOPs, then the comparison."""
-    x, y, x_test, y_test = (a.to(args.device) for a in quickstart_video.load(args.data))
     torch.manual_seed(args.seed)
     net = quickstart_video.network().to(args.device)
     judge = Classifier(side=x.shape[-1]).to(args.device) if "judge" in updates else None
     nets = {name: copy.deepcopy(net) for name in quickstart_video.SIZES}
-    with training(args, updates, first) as stage:
-        if judge is not None:
-            stage("judge", quickstart.train_judge, judge, x[:, -1], y)
-        for name, found in quickstart_video.SIZES.items():
-            stage(name, quickstart_video.train_video, copy.deepcopy(net), nets[name], found, x, y)
+    stage = training(args, updates, first)
+    if judge is not None:
+        stage("judge", quickstart.train_judge, judge, x[:, -1], y)
+    for name, found in quickstart_video.SIZES.items():
+        stage(name, quickstart_video.train_video, copy.deepcopy(net), nets[name], found, x, y)
     if not first:
         return
     print(
@@ -303,69 +385,59 @@ def run_video(args: argparse.Namespace, updates: dict[str, int], first: bool) ->
         weights = {"ema": model.state_dict(), "run": run, "step": updates[name]}
         save_atomically(weights, args.out / f"{name.replace(' ', '-')}-weights.pt")
     table, samples = quickstart_video.compare(nets, x_test, y_test, judge, seed=args.seed)
-    write(table, args.out)
     (args.out / "samples.gif").write_bytes(plots.animation(samples))
     still = {name: videos[0] for name, videos in samples.items()}
     figure = plots.image_rows(still, quickstart_video.FRAMES, title="one video, frame by frame")
-    figure.savefig(args.out / "samples.png", dpi=150, bbox_inches="tight")
-    print(f"\nTable, animation, picture and checkpoints are in {args.out}")
+    finish(table, figure, args.out)
 
 
-def begin(args: argparse.Namespace, first: bool) -> None:
-    """Write the settings to --out, or compare them with those of the run that is already there.
-
-    Raises ValueError when a run is there and --resume is not given, or was made with other settings.
-    """
+def settings(args: argparse.Namespace) -> dict:
+    """What decides the numbers of a run."""
     names = ["method", "data", "updates", "seed", "compile", "bf16"]
     names += ["plan", "guidance"] if args.method == "phased" else []
-    settings = {name: getattr(args, name) for name in names}
-    path = args.out / "settings.json"
-    if path.exists() and args.resume:
-        try:
-            saved = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
-        changed = [
-            f"--{name} {saved.get(name)}, now {settings[name]}"
-            for name in names
-            if saved.get(name) != settings[name]
-        ]
-        if changed:
-            raise ValueError(
-                f"{args.out} holds a run with {'; '.join(changed)}: use its settings, or another --out"
-            )
-    elif path.exists() and first:
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    return {name: getattr(args, name) for name in names} | {"processes": processes}
+
+
+def refuse_another_run(args: argparse.Namespace, now: dict, path: Path, first: bool) -> None:
+    """Raises ValueError when a run is in --out, and --resume is not given or its settings are others."""
+    if not path.exists():
+        return
+    if first and not args.resume:
         raise ValueError(
             f"{args.out} already holds a run: add --resume to continue it, or choose another --out"
         )
-    if first:
-        args.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+    try:
+        saved = dict(json.loads(path.read_text()).items())
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
+    changed = [f"--{name} {saved.get(name)}, now {now[name]}" for name in now if saved.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"{args.out} holds a run with {'; '.join(changed)}: use its settings, or another --out"
+        )
 
 
-def write(table: list[dict], out: Path) -> None:
-    """Print the table, and save it."""
+def finish(table: list[dict], figure: Figure, out: Path) -> None:
+    """Save picture and table, then print the table: whoever reads it may stop after a line."""
+    figure.savefig(out / "samples.png", dpi=150, bbox_inches="tight")
     columns = {name: None for row in table for name in row}  # in the order in which they come up
     with open(out / "table.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(table)
-    print(quickstart.markdown(table))
+    print(f"{quickstart.markdown(table)}\n\nTable, pictures and checkpoints are in {out}")
 
 
 def report(table: list[dict], samples: dict[tuple[str, int], Tensor], out: Path) -> None:
-    """Print the table; save it, and a picture of the samples."""
-    write(table, out)
-
+    """The table, and a picture of the samples."""
     # the reference, then every model in few steps
     few = sorted({steps for _, steps in samples})[:3][-1]
     shown = [
         next(iter(samples)),
         *sorted((k for k in samples if k[1] <= few), key=lambda k: (k[0] != "undistilled", k)),
     ]
-    figure = plots.image_rows({f"{model}, {n}": samples[model, n] for model, n in shown})
-    figure.savefig(out / "samples.png", dpi=150, bbox_inches="tight")
-    print(f"\nTable, picture and checkpoints are in {out}")
+    finish(table, plots.image_rows({f"{model}, {n}": samples[model, n] for model, n in shown}), out)
 
 
 if __name__ == "__main__":

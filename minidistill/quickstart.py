@@ -137,7 +137,7 @@ def compare(
 
     def judged(images: Tensor, labels: Tensor) -> dict:
         frechet, frechet_se = frechet_distance(judge.features(images), real)
-        accuracy = (judge(images).argmax(1) == labels).double().mean().item()
+        accuracy = (judge(images).argmax(1) == labels).cpu().to(torch.float64).mean().item()
         return {"frechet": frechet, "frechet_se": frechet_se, "accuracy": accuracy}
 
     table, samples = [], {}

@@ -122,7 +122,7 @@ def compare(
     """
     known = (GIVEN, 1) if judge is None else (GIVEN,)
     shows = directions if judge is None else lambda videos: judge(videos[:, -1]).argmax(1)
-    shown = lambda videos: (shows(videos) == y).double().mean().item()
+    shown = lambda videos: (shows(videos) == y).cpu().to(torch.float64).mean().item()
 
     def judged(videos: Tensor, given: int) -> dict:
         error = centre_errors(videos, x)
