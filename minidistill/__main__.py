@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import io
 import json
 import os
 import signal
@@ -239,11 +240,13 @@ def training(args: argparse.Namespace, updates: dict[str, int], first: bool) -> 
             disable=not first,  # one bar, however many processes
         )
         with bar:
+            step = None
             for step, _ in train(*models_and_data, updates[name], checkpoint=checkpoint, **options):
                 if step > bar.n + 1:  # steps that a checkpoint already held
                     bar.initial = bar.n = bar.last_print_n = step - 1
                 bar.update()
-            bar.n = updates[name]  # also when all of them were there
+            if step is None:  # it held them all
+                bar.initial = bar.n = updates[name]
 
     return stage
 
@@ -385,7 +388,7 @@ def run_video(
         weights = {"ema": model.state_dict(), "run": run, "step": updates[name]}
         save_atomically(weights, args.out / f"{name.replace(' ', '-')}-weights.pt")
     table, samples = quickstart_video.compare(nets, x_test, y_test, judge, seed=args.seed)
-    (args.out / "samples.gif").write_bytes(plots.animation(samples))
+    write_atomically(plots.animation(samples), args.out / "samples.gif")
     still = {name: videos[0] for name, videos in samples.items()}
     figure = plots.image_rows(still, quickstart_video.FRAMES, title="one video, frame by frame")
     finish(table, figure, args.out)
@@ -420,12 +423,14 @@ def refuse_another_run(args: argparse.Namespace, now: dict, path: Path, first: b
 
 def finish(table: list[dict], figure: Figure, out: Path) -> None:
     """Save picture and table, then print the table: whoever reads it may stop after a line."""
-    figure.savefig(out / "samples.png", dpi=150, bbox_inches="tight")
+    picture, text = io.BytesIO(), io.StringIO(newline="")
+    figure.savefig(picture, dpi=150, bbox_inches="tight")
     columns = {name: None for row in table for name in row}  # in the order in which they come up
-    with open(out / "table.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(table)
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(table)
+    write_atomically(picture.getvalue(), out / "samples.png")
+    write_atomically(text.getvalue().encode(), out / "table.csv")
     print(f"{quickstart.markdown(table)}\n\nTable, pictures and checkpoints are in {out}")
 
 

@@ -64,9 +64,9 @@ def said(
 ) -> str:
     """The range in words."""
     if math.isfinite(least) and math.isfinite(most):
-        return f"from {least:g} to {most:g}"
+        return f"from {least:.10g} to {most:.10g}"
     limits = {"at least": least, "above": above, "at most": most, "below": below}
-    words = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
+    words = [f"{word} {limit:.10g}" for word, limit in limits.items() if math.isfinite(limit)]
     return " and ".join(words) or "a finite number"
 
 

@@ -192,8 +192,14 @@ def test_videos(make, margin):
     assert not torch.equal(x, make(6, frames=9, side=20, speed=1.25, seed=1)[0])
     still = make(3, frames=4, speed=0.0)[0]
     assert torch.equal(still[:, 0], still[:, 3])
-    for wrong in ({"n": 0}, {"frames": 0}, {"side": 4}, {"speed": -1.0}):
-        with pytest.raises(ValueError, match="at least one video"):
+    for wrong, sentence in (
+        ({"n": 0}, "n must be at least 1"),
+        ({"frames": 0}, "frames must be at least 1"),
+        ({"side": 4}, "radius must be .* to move in a side of 4"),
+        ({"speed": -1.0}, "speed must be at least 0"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
             make(**{"n": 2} | wrong)
 
 

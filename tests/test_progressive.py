@@ -444,13 +444,13 @@ def test_bad_input(unchecked_shapes):
         (torch.tensor([0.5, 0.6]), 4, "got t = 0.6"),
         (torch.tensor([0.0, 1.0]), 4, "got t = 0"),
         (torch.tensor([1.25, 1.0]), 4, "got t = 1.25"),
-        (torch.tensor([1.0, 1.0]), 0, "at least one, got n = 0"),
-        (torch.tensor([1.0]), 4, "one time per sample"),
+        (torch.tensor([1.0, 1.0]), 0, "at least 1, the student's steps, got n = 0"),
+        (torch.tensor([1.0]), 4, "one for each sample"),
         (torch.tensor([1, 1]), 4, "float tensor"),
     ):
         with pytest.raises(ValueError, match=sentence):
             two_step_target(checks.teacher, z, t, n, cosine)
-    with pytest.raises(ValueError, match="at least one, got n = 0"):
+    with pytest.raises(ValueError, match="at least 1, the student's steps, got n = 0"):
         progressive_loss(checks.teacher, checks.teacher, z, 0, cosine)
     with pytest.raises(ValueError, match="truncated_snr"):
         progressive_loss(checks.teacher, checks.teacher, z, 4, cosine, weighting="snr + 1")

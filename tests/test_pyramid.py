@@ -447,21 +447,21 @@ def test_bad_input(unchecked_shapes):
     net, u = checks.net, torch.full((4,), 0.5)
     for call, sentence in (
         (lambda: stages([0.5, 1]), "cuts must rise from 0 to 1"),
-        (lambda: stages([0, 0.5, 1], 0.4), "gamma must be in"),
-        (lambda: stages([0, 0.5, 1], -1 / 3), "gamma must be in"),
+        (lambda: stages([0, 0.5, 1], 0.4), "gamma must be above 0 and at most 0.333"),
+        (lambda: stages([0, 0.5, 1], -1 / 3), "gamma must be above 0"),
         (lambda: stage_pair(x[..., :7], x[..., :7], 0, found), "divisible by 2"),
         (lambda: stage_pair(x, x[:1], 0, found), "one shape"),
-        (lambda: stage_pair(x, x, 2, found), "stages 0 to 1"),
+        (lambda: stage_pair(x, x, 2, found), "i must be from 0 to 1, the stages there are"),
         (lambda: renoise_jump(x, x, found[1]), "noise of twice the size"),
         (lambda: pyramid_loss(net, x, x, u, found, (1, 2)), "does not divide into shares"),
         (lambda: pyramid_loss(net, x, x, u, found, (1,)), "one share"),
-        (lambda: pyramid_loss(net, x, x, 0 * u, found), "local time in"),
+        (lambda: pyramid_loss(net, x, x, 0 * u, found), "local times, 1 the start"),
         (lambda: pyramid_loss(lambda z, t: z[:1], x, x, u, found), "returned shape"),
-        (lambda: pyramid_sample(net, x, found, [2]), "at least one step"),
+        (lambda: pyramid_sample(net, x, found, [2]), "a number of steps for each of 2 stages"),
         (lambda: pyramid_sample(net, x, found, 2, []), "1 jumps, got 0"),
         (
             lambda: pyramid_distillation_loss(net, net, x, x, torch.tensor([0, 1, 2, 3]), found, 4),
-            "index from 1 to n",
+            "index must be from 1 to 4",
         ),
     ):
         with pytest.raises(ValueError, match=sentence):
