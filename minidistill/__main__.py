@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minidistill import (
+    need,
     plots,
     pyramid,
     quickstart,
@@ -31,8 +32,8 @@ from minidistill import (
     quickstart_video,
 )
 from minidistill.checkpoints import save_atomically, write_atomically
-from minidistill.inputs import SEEDS, number, whole
 from minidistill.metrics import Classifier
+from minidistill.need import SEEDS
 from minidistill.phased import parse_plan, phase_edges, phase_grid
 from minidistill.progressive import halvings
 
@@ -112,7 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         parser.error(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}")
     try:
-        args.guidance, args.seed = number("--guidance", args.guidance), whole("--seed", args.seed, 0, SEEDS)
+        args.guidance, args.seed = (
+            need.number("--guidance", args.guidance),
+            need.whole("--seed", args.seed, 0, SEEDS),
+        )
     except ValueError as error:
         parser.error(str(error))
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"

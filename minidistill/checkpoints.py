@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from minidistill.inputs import whole
+from minidistill import need
 
 
 def save_atomically(content: dict, path: str | Path) -> None:
@@ -63,7 +63,7 @@ def load(path: str | Path, state: dict, run: dict | None = None) -> int:
     content = Path(path).read_bytes()
     try:
         saved = torch.load(io.BytesIO(unsealed(content)), weights_only=True, map_location="cpu")
-        saved_run, step = dict(saved["run"]), whole("step", saved["step"], 0)
+        saved_run, step = dict(saved["run"]), need.whole("step", saved["step"], 0)
     except Exception as error:  # a broken file fails in many ways: zip, pickle, missing keys
         raise ValueError(
             f"{path} is not a whole checkpoint of this program ({error}); delete it to train this part anew"

@@ -29,12 +29,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, extremes, need_each, need_samples, number, whole, wide
-from minidistill.parameterization import Denoiser, ask, mean_square, same_dropout
+from minidistill import need
+from minidistill.asking import Generator, Number, Whole, ask, mean_square, same_dropout, until
+from minidistill.parameterization import Denoiser
 from minidistill.samplers import ddim_step
-from minidistill.schedules import Batch, Schedule, Time, coefficients, edm, like, mix, until
-
-# the boundary
+from minidistill.schedules import Batch, Schedule, Time, coefficients, edm, like, mix
 
 
 def boundary(t: Time, data_std: Number = 0.5, t_min: Number = 0.002) -> tuple[Time, Time, Time]:
@@ -45,10 +44,10 @@ def boundary(t: Time, data_std: Number = 0.5, t_min: Number = 0.002) -> tuple[Ti
     train: `as_denoiser` is EDM's form for every schedule (F = -tangent), so any network trained with it
     already satisfies f(z, 0) = z. Raises ValueError for t < t_min, where c_skip would fall again.
     """
-    data_std, t_min = number("data_std", data_std, above=0), number("t_min", t_min, least=0)
-    t_min = torch.tensor(t_min, dtype=t.dtype).item()  # the boundary is where t can be
-    need_each("t", t, t, least=t_min, why=", t_min, where the boundary is")
-    precise = t.to(wide(t.dtype))
+    data_std, t_min = need.number("data_std", data_std, above=0), need.number("t_min", t_min, least=0)
+    t_min = torch.tensor(t_min, dtype=getattr(t, "dtype", None)).item()  # the boundary is where t can be
+    need.each("t", t, t, least=t_min, why=", t_min, where the boundary is")
+    precise = t.to(need.wide(t.dtype))
     above, r = precise - t_min, torch.sqrt(precise**2 + data_std**2)
     # c_skip is data_std^2 / (above^2 + data_std^2), written such that it is exactly 1 at t_min
     found = 1 / (1 + (above / data_std) ** 2), above * data_std / r, 1 / r
@@ -75,8 +74,7 @@ def ode_step(
     if solver == "euler":
         return z_s
     (alpha_t, sigma_t), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
-    if not extremes(alpha_t)[0] > 0:
-        raise ValueError("a Heun step cannot start at alpha = 0, pure noise: use a smaller t, or Euler")
+    need.each("alpha", alpha_t.flatten(), z, above=0, why=": a Heun step cannot start at alpha = 0")
     inside = sigma_s > 0
     # where s is clean the second answer is not used: ask at t, since some networks take the log of the time
     x_2 = ask(denoiser, z_s, torch.where(inside.flatten(), s, t), "x")
@@ -103,11 +101,10 @@ def consistency_target(
     same eps: consistency training, algorithm 3. Its mean over all (x, eps) that give z_t is the exact Euler
     step. Where sigma_s = 0, the target is z_s itself. Raises ValueError unless 0 <= s < t and sigma_t > 0.
     """
-    need_each("t", t, x)
-    need_each("s, the cleaner time,", s, x, least=0)
+    z = mix(x, eps, t, schedule)
+    need.each("s, the cleaner time,", s, x, least=0)
     if not (s.to(x.dtype) < t.to(x.dtype)).all():
         raise ValueError(f"s is the cleaner time: need 0 <= s < t for every sample, told apart in {x.dtype}")
-    z = mix(x, eps, t, schedule)
     z_s = ode_step((lambda z, t: x) if teacher is None else teacher, z, t, s, schedule, solver)
     alpha_s, sigma_s = coefficients(schedule, s, z)
     noisy = sigma_s > 0
@@ -123,9 +120,9 @@ def pseudo_huber(delta: Batch, c: Number) -> Time:
     weight 1 / sqrt(|delta|^2 + c^2), and half of that of |delta|^2 with this weight, which is how ECT tells
     it. c = 0 is the norm, whose gradient at 0 is 0 here. Raises ValueError for c < 0.
     """
-    c = number("c", c, least=0, why=" (0 is the norm, large c is the square)")
-    need_samples(delta=delta)
-    norm = torch.linalg.vector_norm(delta.to(wide(delta.dtype)).reshape(len(delta), -1), dim=1)
+    c = need.number("c", c, least=0, why=" (0 is the norm, large c is the square)")
+    need.samples(delta=delta)
+    norm = torch.linalg.vector_norm(delta.to(need.wide(delta.dtype)).reshape(len(delta), -1), dim=1)
     # sqrt(norm^2 + c^2) - c, without the difference of near-equal numbers when norm is much smaller than c
     return (norm**2 / (torch.sqrt(norm**2 + c**2) + c) if c > 0 else norm).to(delta.dtype)
 
@@ -146,7 +143,7 @@ def consistency_loss(
     The gradient flows through f(z_t, t) only. f is asked twice with the same dropout mask. A teacher should
     have no dropout (`eval()`).
     """
-    pseudo_huber(x[:1], c)  # refuses a wrong c before any work is done
+    pseudo_huber(x, c)  # refuses a wrong c before any work is done
     with same_dropout(x):
         target = consistency_target(f, x, eps, t, s, schedule, teacher, solver)
     return pseudo_huber(ask(f, mix(x, eps, t, schedule), t, "x") - target, c)
@@ -162,18 +159,18 @@ def ect_mapping(t: Time, a: Number, q: Number = 2.0, k: Number = 8.0, b: Number 
     from a = 3 on nowhere. Above 0 each stage divides the gap t - s by q. Only q^a matters.
     Raises ValueError unless a >= 1 and q > 1.
     """
-    a = number("a", a, least=1, why=": stages are counted from 1, and a = 0 would put s below 0 everywhere")
-    q = number("q", q, above=1, why=", so that s approaches t with the stages")
-    k, b = number("k", k, least=0), number("b", b, least=0)
-    need_each("t", t, t, least=0)
-    precise = t.to(wide(t.dtype))
+    a = need.number("a", a, least=1, why=": stages are counted from 1")
+    q = need.number("q", q, above=1, why=", so that s approaches t with the stages")
+    k, b = need.number("k", k, least=0), need.number("b", b, least=0)
+    need.each("t", t, t, least=0)
+    precise = t.to(need.wide(t.dtype))
     share = (1 - (1 + k * torch.sigmoid(-b * precise)) * q**-a).clamp(min=0)
     return (precise * share).to(t.dtype)
 
 
 def ect_stage(step: Whole, steps_per_stage: Whole) -> int:
     """The stage a at training step 1, 2, ...: 1 for the first `steps_per_stage` steps, then 2, and so on."""
-    return (whole("step", step) - 1) // whole("steps_per_stage", steps_per_stage) + 1
+    return (need.whole("step", step) - 1) // need.whole("steps_per_stage", steps_per_stage) + 1
 
 
 def ect_weight(kind: str, t: Time, s: Time, data_std: Number = 0.5) -> Time:
@@ -182,14 +179,14 @@ def ect_weight(kind: str, t: Time, s: Time, data_std: Number = 0.5) -> Time:
     The first makes the distance a slope. ECT's released code has it for CIFAR-10, and the second for
     ImageNet. Raises ValueError for another kind, and unless 0 <= s < t.
     """
-    data_std = number("data_std", data_std, above=0)
-    need_each("s", s, t, least=0)
-    need_each("t - s", t - s, t, above=0, why=": s is the cleaner time")
+    data_std = need.number("data_std", data_std, above=0)
+    need.each("s", s, t, least=0)
+    need.each("t - s", t - s, t, above=0, why=": s is the cleaner time")
     match kind:
         case "gap":
             return 1 / (t - s)
         case "snr":
-            return (1 / t.to(wide(t.dtype)) ** 2 + 1 / data_std**2).to(t.dtype)
+            return (1 / t.to(need.wide(t.dtype)) ** 2 + 1 / data_std**2).to(t.dtype)
     raise ValueError(f'kind must be "gap" or "snr", got {kind!r}')
 
 
@@ -208,17 +205,17 @@ def ect_loss(
 ) -> Time:
     """Consistency training between t and ect_mapping(t, a), weighted: (b,). Times are EDM's, t = sigma."""
     s = ect_mapping(t, a, q, k, b)
-    weight = ect_weight(weighting, t.to(wide(t.dtype)), s.to(wide(t.dtype)), data_std)
+    weight = ect_weight(weighting, t.to(need.wide(t.dtype)), s.to(need.wide(t.dtype)), data_std)
     return (weight * consistency_loss(f, x, eps, t, s, edm, c)).to(x.dtype)
 
 
 def lognormal_times(
-    b: Whole, mean: Number = -1.1, std: Number = 2.0, generator: torch.Generator | None = None, device=None
+    b: Whole, mean: Number = -1.1, std: Number = 2.0, generator: Generator = None, device=None
 ) -> Time:
     """b EDM times with log t ~ N(mean, std^2): median 0.33, and 99 % below 35. Karras et al. (2022)'s
     proposal, with iCT's and ECT's numbers."""
-    mean, std = number("mean", mean), number("std", std, least=0)
-    return torch.exp(mean + std * torch.randn(whole("b", b), generator=generator, device=device))
+    mean, std = need.number("mean", mean), need.number("std", std, least=0)
+    return torch.exp(mean + std * torch.randn(need.whole("b", b), generator=generator, device=device))
 
 
 # grids and curricula of consistency training
@@ -233,9 +230,8 @@ def ct_steps(
     2; the paper divides by n. Raises ValueError unless 0 <= step <= total, 1 <= s0 <= s1 and 0 < mu0 <= 1.
     """
     step, total, s0, s1 = progress(step, total, s0, s1)
-    mu0 = number("mu0", mu0, above=0, most=1)
-    intervals = math.ceil(math.sqrt(step / total * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1)
-    intervals = max(1, intervals)
+    mu0 = need.number("mu0", mu0, above=0, most=1)
+    intervals = max(1, math.ceil(math.sqrt(step / total * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1))
     return intervals + 1, mu0 ** (s0 / intervals)
 
 
@@ -251,8 +247,8 @@ def ict_steps(step: Whole, total: Whole, s0: Whole = 10, s1: Whole = 1280) -> in
 
 def progress(step: Whole, total: Whole, s0: Whole, s1: Whole) -> tuple[int, int, int, int]:
     """The four as int. Raises ValueError unless 0 <= step <= total, and 1 <= s0 <= s1."""
-    total, s0 = whole("total", total), whole("s0", s0)
-    return whole("step", step, 0, total), total, s0, whole("s1", s1, s0)
+    total, s0 = need.whole("total", total), need.whole("s0", s0)
+    return need.whole("step", step, 0, total), total, s0, need.whole("s1", s1, s0)
 
 
 def ict_time_pmf(sigmas: Float[Tensor, " n"], mean: Number = -1.1, std: Number = 2.0) -> Float[Tensor, " m"]:
@@ -260,12 +256,9 @@ def ict_time_pmf(sigmas: Float[Tensor, " n"], mean: Number = -1.1, std: Number =
 
     Song & Dhariwal (2023), section 3.5. Raises ValueError unless sigmas are positive and in order.
     """
-    mean, std = number("mean", mean), number("std", std, above=0)
-    need_samples(sigmas=sigmas)
-    need_each("sigmas", sigmas, sigmas, above=0)
-    gaps = sigmas.diff()
-    if not (sigmas.ndim == 1 and len(sigmas) > 1 and ((gaps > 0).all() or (gaps < 0).all())):
-        raise ValueError("sigmas must be at least two noise levels in order, as from karras_sigmas")
+    mean, std = need.number("mean", mean), need.number("std", std, above=0)
+    need.each("sigmas", sigmas, sigmas, above=0)
+    need.ordered("sigmas", sigmas, falls=bool(sigmas[0] > sigmas[-1]))
     # on the processor: not every device has float64
     cdf = torch.special.ndtr((sigmas.cpu().to(torch.float64).log() - mean) / std)
     return (cdf.diff().abs() / cdf.diff().abs().sum()).to(sigmas.dtype).to(sigmas.device)
@@ -275,20 +268,19 @@ def draw_interval(
     sigmas: Float[Tensor, " n"],
     b: Whole,
     pmf: Float[Tensor, " m"] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
 ) -> tuple[Time, Time]:
     """b neighbours t > s of a falling grid, by the pmf of its intervals, or all equally likely (CM)."""
-    need_samples(sigmas=sigmas)
-    if len(sigmas) < 2 or not (sigmas.diff() < 0).all() or not 0 <= sigmas[-1] <= sigmas[0] < math.inf:
-        raise ValueError("need n > 1 falling noise levels, as from karras_sigmas")
+    need.ordered("sigmas", sigmas)
     weights = torch.ones_like(sigmas[1:]) if pmf is None else pmf
-    need_each("pmf", weights, sigmas[1:], least=0, why=": a probability for each of the n - 1 intervals")
-    i = torch.multinomial(weights, whole("b", b), replacement=True, generator=generator)
+    need.each("pmf", weights, sigmas[1:], least=0, why=": a probability for each of the n - 1 intervals")
+    i = torch.multinomial(weights, need.whole("b", b), replacement=True, generator=generator)
     return sigmas[i], sigmas[i + 1]
 
 
 def ict_c(x: Batch) -> float:
     """iCT's constant of Pseudo-Huber, 0.00054 sqrt(d), for samples of d numbers."""
+    need.samples(x=x)
     return 0.00054 * math.sqrt(x[0].numel())
 
 
@@ -298,7 +290,7 @@ def ict_c(x: Batch) -> float:
 def trigflow(data_std: Number) -> Schedule:
     """cos t, data_std sin t for t in [0, pi / 2]: every z_t has the data's standard deviation. t = atan(sigma
     / data_std) in EDM's sigma. Lu & Song (2024); their z is data_std eps."""
-    data_std = number("data_std", data_std, above=0)
+    data_std = need.number("data_std", data_std, above=0)
     # cos(pi / 2) is -4e-8 in float32, so it is written as a sine
     return until(torch.pi / 2)(lambda t: (torch.sin(torch.pi / 2 - t), data_std * torch.sin(t)))
 
@@ -318,8 +310,8 @@ def scm_tangent(
     derivative of F is one forward-mode product, scaled by cos t sin t so that it stays bounded. `warmup`,
     from 0 to 1, is the weight of the terms that can be unstable.
     """
-    data_std, warmup = number("data_std", data_std, above=0), number("warmup", warmup, 0, 1)
-    need_samples(slope=slope, z=z)
+    data_std, warmup = need.number("data_std", data_std, above=0), need.number("warmup", warmup, 0, 1)
+    need.samples(slope=slope, z=z)
     cos, sin = coefficients(trigflow(1.0), t, z)
     # a time expanded over the batch cannot carry a tangent
     now = (z / data_std, t.to(z.dtype).contiguous())
@@ -348,8 +340,7 @@ def scm_loss(
     `sdpa_kernel(SDPBackend.MATH)`. They grow with the frequencies of the time embedding, DiT's `top`: dF/dt
     was 1.56 with 256, 0.36 with 64, 0.10 with 16.
     """
-    c = number("c", c, above=0)
-    data_std = number("data_std", data_std, above=0)
+    c = need.number("c", c, above=0)
     z = mix(x, eps, t, trigflow(data_std))
     with torch.no_grad(), same_dropout(x):
         cos, sin = coefficients(trigflow(1.0), t, z)

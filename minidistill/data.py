@@ -24,14 +24,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minidistill.inputs import SEEDS, Number, Whole, need_samples, number, whole
+from minidistill import need
+from minidistill.need import SEEDS, Number, Whole
 
 
 def points(name: str, n: Whole, seed: Whole = 0) -> Tensor:
     """n points (n, 2), of mean 0 and variance 1: "moons", "circles", "checkerboard" or "spiral"."""
     from sklearn import datasets  # a slow import, so only where it is needed
 
-    n, seed = whole("n", n, 2, why=" (one point has no variance)"), whole("seed", seed, 0, SEEDS)
+    n, seed = need.whole("n", n, 2, why=" (one point has no variance)"), need.whole("seed", seed, 0, SEEDS)
     generator = torch.Generator().manual_seed(seed)
     match name:
         case "moons":
@@ -60,7 +61,7 @@ def digits(split: str = "all", seed: Whole = 0) -> tuple[Tensor, Tensor]:
     """
     from sklearn.datasets import load_digits
 
-    seed = whole("seed", seed, 0, SEEDS)
+    seed = need.whole("seed", seed, 0, SEEDS)
     raw = load_digits()
     x = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 8 - 1
     y = torch.tensor(raw.target, dtype=torch.long)
@@ -105,9 +106,9 @@ LARGEST = 50_000_000  # bytes: more than the largest of these files, and all tha
 
 def enlarge(x: Tensor) -> Tensor:
     """8x8 images in [-1, 1] at 16x16: bicubic, then a sigmoid that gives the strokes an edge again."""
+    need.samples(images=x)
     if x.ndim != 4:
         raise ValueError(f"need images (n, c, height, width), got {tuple(x.shape)}")
-    need_samples(images=x)
     larger = torch.nn.functional.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
     return torch.tanh(3 * (larger + 0.1))
 
@@ -131,9 +132,11 @@ def moving(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """How far the rows and the columns of each frame are from the centre of what moves: (n, frames, side)."""
-    n, frames, side = whole("n", n), whole("frames", frames), whole("side", side)
-    speed = number("speed", speed, least=0)
-    margin = number("the radius", margin, least=0, below=(side - 1) / 2, why=f", to move in a side of {side}")
+    n, frames, side = need.whole("n", n), need.whole("frames", frames), need.whole("side", side)
+    speed = need.number("speed", speed, least=0)
+    margin = need.number(
+        "the radius", margin, least=0, below=(side - 1) / 2, why=f", to move in a side of {side}"
+    )
     low, high = margin, side - 1 - margin
     start = low + (high - low) * torch.rand(n, 2, generator=generator)
     velocity = speed * torch.stack([angle.sin(), angle.cos()], dim=1)  # rows go down, columns right
@@ -150,8 +153,8 @@ def bouncing_ball(
     There are eight, 45 degrees apart, from 0, "right", by way of 2, "down". speed in pixels per frame; the
     ball starts anywhere, and its edge is two pixels wide, so that its place is a continuous number.
     """
-    generator = torch.Generator().manual_seed(whole("seed", seed, 0, SEEDS))
-    label = torch.randint(8, (whole("n", n),), generator=generator)
+    generator = torch.Generator().manual_seed(need.whole("seed", seed, 0, SEEDS))
+    label = torch.randint(8, (need.whole("n", n),), generator=generator)
     row, column = moving(n, frames, side, radius, speed, label * math.pi / 4, generator)
     distance = (row[..., :, None].square() + column[..., None, :].square()).sqrt()
     return (radius + 0.5 - distance).clamp(-1, 1)[:, :, None], label
@@ -161,9 +164,9 @@ def moving_digits(
     n: Whole, frames: Whole = 8, side: Whole = 16, speed: Number = 1.0, split: str = "all", seed: Whole = 0
 ) -> tuple[Tensor, Tensor]:
     """n videos (n, frames, 1, side, side) of 8x8 digits that move in any direction, and their labels (n,)."""
-    generator = torch.Generator().manual_seed(whole("seed", seed, 0, SEEDS))
+    generator = torch.Generator().manual_seed(need.whole("seed", seed, 0, SEEDS))
     images, labels = digits(split)
-    chosen = torch.randint(len(images), (whole("n", n),), generator=generator)
+    chosen = torch.randint(len(images), (need.whole("n", n),), generator=generator)
     angle = 2 * math.pi * torch.rand(n, generator=generator)
     row, column = moving(n, frames, side, 3.5, speed, angle, generator)
     # each pixel asks the image at its own place, bilinear; black is 0 there, as outside

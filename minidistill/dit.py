@@ -27,7 +27,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidistill.inputs import Number, Whole, need_each, need_samples, number, whole, wide
+from minidistill import need
+from minidistill.need import Number, Whole, described, wide
 from minidistill.schedules import Batch, Time
 
 Clip = Float[Tensor, "b _ c _ _"]  # frames of a history: any number, of any size
@@ -38,6 +39,9 @@ def sines(position: Float[Tensor, "*n"], dim: int, top: Number = 256.0) -> Float
 
     In float32 at least: of an angle of 256 half precision knows a quarter of a radian.
     """
+    if not (isinstance(position, Tensor) and position.is_floating_point()):
+        raise ValueError(f"positions and times must be a float tensor, got {described(position)}")
+    dim, top = need.whole("dim", dim, 2), need.number("top", top, least=1)
     position = position.to(wide(position.dtype))
     frequencies = torch.logspace(0, 1, dim // 2, base=top, dtype=position.dtype, device=position.device)
     angles = position[..., None] * frequencies
@@ -49,6 +53,7 @@ def grid_positions(n: int, n_ref: int) -> Float[Tensor, " n"]:
 
     Jin et al. (2024): a small frame of the past is interpolated onto the grid of the image.
     """
+    n, n_ref = need.whole("n", n), need.whole("n_ref", n_ref)
     return (torch.arange(n) + 0.5) * (n_ref / n) - 0.5
 
 
@@ -65,6 +70,8 @@ def patch_positions(
 
 def block_causal_mask(frame_ids: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
     """Who may look at whom, row at column: a token at every token of its own frame and of older frames."""
+    if not torch.compiler.is_compiling():
+        need.each("frame_ids", frame_ids, frame_ids, counts=True)
     return frame_ids[:, None] >= frame_ids[None, :]
 
 
@@ -132,9 +139,17 @@ class DiT(nn.Module):
         top: Number = 256.0,
     ):
         super().__init__()
-        channels, patch, dim = whole("channels", channels), whole("patch", patch), whole("dim", dim)
-        depth, heads, classes = whole("depth", depth, 0), whole("heads", heads), whole("classes", classes, 0)
-        self.top = number("top", top, least=1)
+        channels, patch, dim = (
+            need.whole("channels", channels),
+            need.whole("patch", patch),
+            need.whole("dim", dim),
+        )
+        depth, heads, classes = (
+            need.whole("depth", depth, 0),
+            need.whole("heads", heads),
+            need.whole("classes", classes, 0),
+        )
+        self.top = need.number("top", top, least=1)
         if dim % 4 or dim % heads:
             raise ValueError(f"dim must be divisible by 4 (positions) and by heads = {heads}, got {dim}")
         self.channels, self.patch, self.dim, self.null = channels, patch, dim, classes
@@ -188,11 +203,11 @@ class DiT(nn.Module):
         """Raises ValueError unless images, times and labels are a batch that this network can take."""
         if torch.compiler.is_compiling():  # which cannot look at values
             return
-        need_samples(images=z)
-        need_each("t", t, z)
+        need.samples(images=z)
+        need.each("t", t, z)
         if label is not None:
             why = ": this network has no classes" if self.null == 0 else f", {self.null} for none"
-            need_each("label", label, z, 0, self.null, counts=True, why=why)
+            need.each("label", label, z, 0, self.null, counts=True, why=why)
         if z.dtype != self.out.weight.dtype:
             raise ValueError(
                 f"images are {z.dtype}, the weights {self.out.weight.dtype}: use .to() on one of them"
@@ -258,8 +273,12 @@ class MLP(nn.Module):
 
     def __init__(self, dim: Whole = 2, width: Whole = 128, depth: Whole = 3, dropout: Number = 0.0):
         super().__init__()
-        self.dim, width, depth = whole("dim", dim), whole("width", width), whole("depth", depth)
-        dropout = number("dropout", dropout, 0, 1)
+        self.dim, width, depth = (
+            need.whole("dim", dim),
+            need.whole("width", width),
+            need.whole("depth", depth),
+        )
+        dropout = need.number("dropout", dropout, 0, 1)
         sizes = [dim + 16, *[width] * depth]
         layers = [
             layer
@@ -270,8 +289,8 @@ class MLP(nn.Module):
 
     def forward(self, z: Float[Tensor, "b d"], t: Time) -> Float[Tensor, "b d"]:
         if not torch.compiler.is_compiling():
-            need_samples(points=z)
-            need_each("t", t, z)
+            need.samples(points=z)
+            need.each("t", t, z)
             dtype = self.body[-1].weight.dtype
             if z.shape[1:] != (self.dim,) or z.dtype != dtype:
                 raise ValueError(f"need points (b, {self.dim}), {dtype}, got {tuple(z.shape)}, {z.dtype}")

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import extremes, need_each, need_samples, wide
-from minidistill.parameterization import Denoiser, ask
-from minidistill.samplers import Times, renoise
+from minidistill import need
+from minidistill.asking import Generator, ask
+from minidistill.parameterization import Denoiser
+from minidistill.samplers import Times, intervals, renoise
 from minidistill.schedules import Batch, Schedule, Time, like, mix, randn_like
 
 
@@ -30,7 +31,7 @@ def edit(
     times: Times,
     schedule: Schedule,
     noise: Sequence[Tensor] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
 ) -> Tensor:
     """A sample of f that agrees with the measurement y = operator(x), in len(times) - 1 jumps.
 
@@ -38,22 +39,20 @@ def edit(
     pass them, or a generator. Song et al. clamp x to [-1, 1] before each correction; here that is f's to do.
     Raises ValueError unless operator(inverse(y)) is y.
     """
-    need_samples(y=y)
+    need.samples(y=y)
     guess = inverse(y)
     measured = operator(guess)
-    if measured.shape != y.shape or not torch.allclose(measured, y, atol=1e-5):
-        raise ValueError(
-            "operator(inverse(y)) must be y: y is operator(image), and inverse makes an image that has it"
-        )
-    if noise is not None and len(noise) != len(times) - 1:
-        raise ValueError(f"{len(times) - 1} steps need as many noises, got {len(noise)}")
+    if getattr(measured, "shape", None) != y.shape or not torch.allclose(measured, y, atol=1e-5):
+        raise ValueError("operator(inverse(y)) must be y: inverse makes an image that has the measurement")
+    need.as_many("noises", noise, len(times) - 1, "step")
 
     def agreeing(z: Batch, t: Time) -> Batch:
         x = ask(f, z, t, "x")
         return x + inverse(y - operator(x))
 
     first, later = (randn_like(guess, generator), None) if noise is None else (noise[0].to(guess), noise[1:])
-    start = mix(guess, first, times[:1].to(guess).expand(len(guess)), schedule)
+    (t, _), *_ = intervals(f, guess, times)
+    start = mix(guess, first, t, schedule)
     return renoise(agreeing, start, times, schedule, later, generator)
 
 
@@ -63,12 +62,12 @@ def slerp(a: Batch, b: Batch, weight: Float[Tensor, " b"]) -> Batch:
     A straight line would pass through points too near to 0 to be noise. Song et al. (2023), appendix D.
     Raises ValueError for unequal shapes, and for opposite points.
     """
-    need_samples(a=a, b=b)
-    need_each("weight", weight, a)
-    flat_a, flat_b = (noise.to(wide(a.dtype)).reshape(len(a), -1) for noise in (a, b))
+    need.samples(a=a, b=b)
+    need.each("weight", weight, a, 0, 1)
+    flat_a, flat_b = (noise.to(need.wide(a.dtype)).reshape(len(a), -1) for noise in (a, b))
     cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b)
     angle, weight = torch.acos(cosine.clamp(-1, 1)), weight.to(cosine.dtype)
-    if not extremes(angle)[1] <= torch.pi - 1e-4:
+    if not need.extremes(angle)[1] <= torch.pi - 1e-4:
         raise ValueError("a and b are opposite: many great circles join them. Use other noise")
     # the shares sin((1 - weight) angle) / sin(angle) and sin(weight angle) / sin(angle), finite at angle 0
     share_a, share_b = (

@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, need_each, need_samples, number, whole, wide
-from minidistill.parameterization import Denoiser, ask, same_dropout
+from minidistill import need
+from minidistill.asking import Number, Whole, ask, same_dropout
+from minidistill.parameterization import Denoiser
 from minidistill.phased import huber
 from minidistill.samplers import ddim_step
 from minidistill.schedules import Batch, Schedule, Time, like, mix
@@ -31,12 +32,10 @@ from minidistill.schedules import Batch, Schedule, Time, like, mix
 def lcm_timesteps(steps: Whole, origin: Whole = 50, table: Whole = 1000) -> list[int]:
     """The table indices that LCM samples at, falling: `steps` of the `origin` that it was trained on.
 
-    As the original and diffusers: k = table // origin levels apart, so that they start at k origin - 1.
+    Those are k = table // origin levels apart, and the noisiest is k origin - 1, as in diffusers.
     """
-    table = whole("table", table)
-    origin = whole("origin", origin, 1, table, why=", the size of the table")
-    steps = whole("steps", steps, 1, origin, why=", the number that it was trained on")
-    k = table // origin
+    origin = need.whole("origin", origin, 1, need.whole("table", table))
+    steps, k = need.whole("steps", steps, 1, origin), table // origin
     return [k * (origin - i * origin // steps) - 1 for i in range(steps)]
 
 
@@ -46,10 +45,9 @@ def lcm_scalings(index: Float[Tensor, " b"], scaling: Number = 10.0) -> tuple[Ti
     At index 1 c_skip is already 0.0025: f is x_hat on the grid of LCM, whose first index is 19. It differs
     from Song et al. (2023): no factor data_std in c_out, and c_skip + c_out^2 = 1.
     """
-    need_each("index", index, index, least=0)
-    u = number("scaling", scaling, above=0) * index.to(wide(index.dtype))
-    c_skip, c_out = 0.25 / (u**2 + 0.25), u / torch.sqrt(u**2 + 0.25)
-    return c_skip.to(index.dtype), c_out.to(index.dtype)
+    need.each("index", index, index, least=0)
+    u = need.number("scaling", scaling, above=0) * index.to(need.wide(index.dtype))
+    return tuple(c.to(index.dtype) for c in (0.25 / (u**2 + 0.25), u / torch.sqrt(u**2 + 0.25)))
 
 
 def lcm_function(denoiser: Denoiser, table: Whole = 1000) -> Denoiser:
@@ -57,13 +55,12 @@ def lcm_function(denoiser: Denoiser, table: Whole = 1000) -> Denoiser:
 
     `renoise` samples from it at these times and then 0, where f is never asked.
     """
-
-    table = whole("table", table)
+    table = need.whole("table", table)
 
     def f(z: Batch, t: Time) -> Batch:
         x_hat = ask(denoiser, z, t, "x")
-        need_each("t", t, z, above=0, most=1, why=": (index + 1) / table")
-        c_skip, c_out = (like(c, z) for c in lcm_scalings((t.to(wide(t.dtype)) * table).round() - 1))
+        need.each("t", t, z, above=0, most=1, why=": (index + 1) / table")
+        c_skip, c_out = (like(c, z) for c in lcm_scalings((t.to(need.wide(t.dtype)) * table).round() - 1))
         return (c_skip * z + c_out * x_hat).to(z.dtype)
 
     f.predicts = "x"
@@ -87,11 +84,10 @@ def lcm_loss(
     Luo et al. (2023), algorithm 1. schedule: `tabulated(alpha_bar)`, whose time is (index + 1) / table. Below
     index k the step ends at index 0, where f is the identity. Distance as in `phased_loss`.
     """
-    k, table = whole("k", k, why=", the levels of one teacher step"), whole("table", table, 2)
-    need_samples(x=x)
-    need_each("index", index, x, 1, table - 1, counts=True)
+    k, table = need.whole("k", k, why=", the levels of one teacher step"), need.whole("table", table, 2)
+    need.each("index", index, x, 1, table - 1, counts=True)
     huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
-    t, s = ((i + 1).to(wide(x.dtype)) / table for i in (index, (index - k).clamp(min=0)))
+    t, s = ((i + 1).to(need.wide(x.dtype)) / table for i in (index, (index - k).clamp(min=0)))
     z = mix(x, eps, t, schedule)
     with torch.no_grad(), same_dropout(x):  # a target is a constant
         z_s = ddim_step(ask(teacher, z, t, "x"), z, t, s, schedule)
@@ -102,14 +98,13 @@ def lcm_loss(
 def guidance_embedding(w: Float[Tensor, " b"], dim: Whole) -> Float[Tensor, "b dim"]:
     """How LCM tells the network its guidance w = scale - 1: sin and cos of 1000 w at dim / 2 frequencies.
 
-    The frequencies fall from 1 to 1 / 10000 by one factor; all sines, then all cosines. For a network with an
-    input for it, which this package has not: LCM draws a w for each sample at random and guides the teacher
-    by it, `guided(..., scale=1 + w)`.
+    The frequencies fall from 1 to 1 / 10000 by one factor; all sines, then all cosines. No network here takes
+    it: LCM's training draws a w for each sample at random, and guides the teacher with scale=1 + w.
     """
-    need_each("w", w, w)
-    if whole("dim", dim, 4) % 2:
+    need.each("w", w, w)
+    if need.whole("dim", dim, 4) % 2:
         raise ValueError(f"dim must be even, got {dim}")
-    precise = w.to(wide(w.dtype))
+    precise = w.to(need.wide(w.dtype))
     exponents = torch.linspace(0, 1, dim // 2, dtype=precise.dtype, device=w.device)
     angles = 1000 * precise[:, None] * torch.exp(-math.log(10_000) * exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=1).to(w.dtype)

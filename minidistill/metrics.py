@@ -14,13 +14,12 @@ state. Distances are computed on the processor, since not every device has float
 finite are refused: some distances would still look like numbers.
 """
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minidistill.inputs import SEEDS, Number, Whole, extremes, need_samples, number, whole, wide
+from minidistill import need
+from minidistill.need import SEEDS, Number, Whole, wide
 from minidistill.schedules import Batch
 
 Features = Float[Tensor, "n d"]
@@ -31,9 +30,7 @@ Others = Float[Tensor, "m d"]  # another number of samples in the same space
 def on_processor(*sets: Tensor) -> list[Tensor]:
     """The sets of samples in float64 on the processor. Raises ValueError unless all are finite."""
     for x in sets:
-        need_samples(samples=x)
-        if not all(map(math.isfinite, extremes(x))):
-            raise ValueError("some samples are nan or infinite: how far they are off is no number")
+        need.finite(samples=x)
     return [x.detach().cpu().to(torch.float64) for x in sets]
 
 
@@ -78,8 +75,8 @@ def sliced_wasserstein(
     halves of the two sets put together. A distance near its floor says nothing.
     """
     a, b = two_sets(a, b)
-    p, projections = number("p", p, least=1), whole("projections", projections)
-    generator = torch.Generator().manual_seed(whole("seed", seed, 0, SEEDS))
+    p, projections = need.number("p", p, least=1), need.whole("projections", projections)
+    generator = torch.Generator().manual_seed(need.whole("seed", seed, 0, SEEDS))
     directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64)
     directions = directions / directions.norm(dim=0)
     levels = (torch.arange(min(len(a), len(b)), dtype=a.dtype) + 0.5) / min(len(a), len(b))
@@ -103,7 +100,7 @@ def frechet_distance(a: Features, b: Others, groups: Whole = 10) -> tuple[float,
     negative.
     """
     a, b = two_sets(a, b)
-    groups = whole("groups", groups, 2)
+    groups = need.whole("groups", groups, 2)
     if a.shape[1] < 2:
         raise ValueError(f"need at least 2 features, got {a.shape[1]}")
     if min(len(a), len(b)) < 2 * groups:
@@ -127,6 +124,8 @@ def frechet_distance(a: Features, b: Others, groups: Whole = 10) -> tuple[float,
 def plain_frechet_distance(a: Features, b: Others) -> float:
     """The Frechet distance as it is usually computed, biased upwards by about C / n."""
     a, b = two_sets(a, b)
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a covariance needs at least two samples of each, got {len(a)} and {len(b)}")
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     values, vectors = torch.linalg.eigh(cov_a)
     root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -142,7 +141,7 @@ def precision_recall_coverage(real: Features, fake: Others, k: Whole = 5) -> tup
     unlike recall a few outliers cannot raise.
     """
     real, fake = two_sets(real, fake)
-    k = whole("k", k)
+    k = need.whole("k", k)
     if min(len(real), len(fake)) <= k:
         raise ValueError(
             f"the {k}-th neighbour needs more than {k} samples of each, got {len(real)} and {len(fake)}"
@@ -164,7 +163,7 @@ def centre_of_brightness(images: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n 2
 
     Pixels count by the square of their brightness above -1, so that faint noise all over hardly matters.
     """
-    need_samples(images=images)
+    need.samples(images=images)
     if images.ndim < 2:
         raise ValueError(f"need images (..., height, width), got {tuple(images.shape)}")
     weight = (images.to(wide(images.dtype)) + 1).clamp(min=0).square()
@@ -179,6 +178,8 @@ def nearest_neighbour_ratio(samples: Batch, training: Training) -> Float[Tensor,
 
     0 is a copy. Compare the mean with that of held-out data: a model that generalizes has the same.
     """
+    need.samples(samples=samples)
+    need.samples(training=training)
     if samples.shape[1:] != training.shape[1:] or samples.ndim < 2 or len(training) < 2:
         raise ValueError(
             f"shapes {tuple(samples.shape)} and {tuple(training.shape)} are not of the same kind of data"
@@ -200,7 +201,7 @@ class Classifier(nn.Module):
 
     def __init__(self, side: Whole = 8, classes: Whole = 10):
         super().__init__()
-        side, classes = whole("side", side, 4, why=" (halved twice)"), whole("classes", classes)
+        side, classes = need.whole("side", side, 4, why=" (halved twice)"), need.whole("classes", classes)
         self.body = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -218,6 +219,8 @@ class Classifier(nn.Module):
 
 def two_sets(a: Tensor, b: Tensor) -> list[Tensor]:
     """Both on the processor, in float64. Raises ValueError unless they are (n, d) and (m, d), and finite."""
+    need.samples(a=a)
+    need.samples(b=b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(
             f"need samples (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}; flatten(1) images"

@@ -19,38 +19,35 @@ import math
 import torch
 from torch import Tensor
 
-from minidistill.inputs import Whole, extremes, need_samples, whole, wide
-from minidistill.schedules import Batch, Schedule, Time, coefficients
-
-LOG_HALF = math.log(0.5)
+from minidistill import need
+from minidistill.asking import Batch, Generator, Schedule, Time, Whole
+from minidistill.schedules import coefficients, randn_like
 
 
 def flat(z: Batch, d: int) -> Tensor:
     """z as (b, d), in float32 at least. Raises ValueError unless each sample has d numbers."""
-    need_samples(z=z)
+    need.samples(z=z)
     if z.ndim < 2 or z[0].numel() != d:
         raise ValueError(
             f"this distribution has {d} dimensions: z must be (b, {d}) or images of {d} pixels, "
             f"got {tuple(z.shape)}"
         )
-    return z.flatten(1).to(wide(z.dtype))
+    return z.flatten(1).to(need.wide(z.dtype))
 
 
 class Gaussian:
     """N(mean, cov): linear, so that every covariance can be propagated exactly. mean: (d,), cov: (d, d)."""
 
     def __init__(self, mean: Tensor, cov: Tensor):
-        mean, cov = (a if a.is_floating_point() else a.float() for a in (mean, cov))
+        need.finite(mean=mean, cov=cov)
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
             raise ValueError(f"need mean (d,) and cov (d, d), got {tuple(mean.shape)} and {tuple(cov.shape)}")
-        if not (mean.isfinite().all() and torch.allclose(cov, cov.mT)):
-            raise ValueError("the mean must be finite, and a covariance matrix finite and symmetric")
+        if not torch.allclose(cov, cov.mT):
+            raise ValueError("a covariance matrix must be symmetric")
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(cov)  # cov = axes diag(variances) axes^T
         if not self.variances[0] > 0:
-            raise ValueError(
-                f"a covariance matrix must be positive definite, smallest eigenvalue {self.variances[0]:.3g}"
-            )
+            raise ValueError(f"cov must be positive definite, smallest eigenvalue {self.variances[0]:.3g}")
 
     def denoiser(self, schedule: Schedule):
         """E[x | z_t], linear in z."""
@@ -82,10 +79,9 @@ class Gaussian:
         y = (y - alpha * self.mean.to(y)) @ self.axes.to(y)
         return (-0.5 * (y**2 / variance + (2 * torch.pi * variance).log()).sum(1)).to(z.dtype)
 
-    def sample(self, n: Whole, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: Whole, generator: Generator = None) -> Tensor:
         """n exact data points: (n, d)."""
-        n, like = whole("n", n), {"dtype": self.mean.dtype, "device": self.mean.device}
-        eps = torch.randn(n, len(self.mean), generator=generator, **like)
+        eps = randn_like(self.mean.new_empty(need.whole("n", n), len(self.mean)), generator)
         return self.mean + eps * self.variances.sqrt() @ self.axes.T
 
 
@@ -97,18 +93,15 @@ class ProductMixture:
     """
 
     def __init__(self, weights: Tensor, means: Tensor, stds: Tensor, rotation: Tensor | None = None):
+        need.finite(weights=weights, means=means, stds=stds)
         if not (weights.ndim == 2 and weights.shape == means.shape == stds.shape):
-            shapes = [tuple(a.shape) for a in (weights, means, stds)]
-            raise ValueError(
-                f"weights, means and stds must all be (d, k): k components for d coordinates, got {shapes}"
-            )
-        if not all(a.isfinite().all() for a in (weights, means, stds)):
-            raise ValueError("weights, means and stds must be finite")
+            raise ValueError("weights, means and stds must all be (d, k): k components for d coordinates")
         if not ((weights >= 0).all() and torch.allclose(weights.sum(1), torch.ones_like(weights[:, 0]))):
             raise ValueError("the weights of each coordinate must be at least 0 and sum to 1")
         if not (stds > 0).all():
             raise ValueError("stds must be positive; for points without width use Empirical")
         eye = torch.eye(len(means), dtype=means.dtype, device=means.device)
+        need.finite(rotation=eye if rotation is None else rotation)
         self.rotation = eye if rotation is None else rotation.to(eye)
         if self.rotation.shape != eye.shape or not torch.allclose(
             self.rotation @ self.rotation.T, eye, atol=1e-6
@@ -150,12 +143,11 @@ class ProductMixture:
         y = self.unrotate(z)
         (w, m_t, v_t), (_, m_s, v_s) = self.marginal(t, schedule, y), self.marginal(s, schedule, y)
         # below the median the CDF, above it the CDF of the mirrored mixture
-        sign = torch.where(log_cdf(y, w, m_t, v_t) < LOG_HALF, 1.0, -1.0).to(y)
+        sign = torch.where(log_cdf(y, w, m_t, v_t) < math.log(0.5), 1.0, -1.0).to(y)
         level = log_cdf(y, w, m_t, v_t, sign)
 
         with torch.no_grad():
-            # each component alone would carry y to one point; the mixture's answer lies between the extremes
-            # of these
+            # each component alone would carry y to one point: the answer lies between these
             alone = m_s + (v_s / v_t).sqrt() * (y[..., None] - m_t)
             low, high = alone.amin(-1), alone.amax(-1)
             for _ in range(80 if y.dtype == torch.float64 else 40):
@@ -173,14 +165,11 @@ class ProductMixture:
         y = self.unrotate(z)
         return log_density(y, *self.marginal(t, schedule, y)).sum(1).to(z.dtype)
 
-    def sample(self, n: Whole, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: Whole, generator: Generator = None) -> Tensor:
         """n exact data points: (n, d)."""
-        component = torch.multinomial(
-            self.weights, whole("n", n), replacement=True, generator=generator
-        )  # (d, n)
-        eps = torch.randn(
-            component.shape, generator=generator, dtype=self.means.dtype, device=self.means.device
-        )
+        n = need.whole("n", n)
+        component = torch.multinomial(self.weights, n, replacement=True, generator=generator)  # (d, n)
+        eps = randn_like(self.means.new_empty(component.shape), generator)
         y = self.means.gather(1, component) + self.stds.gather(1, component) * eps
         return y.T @ self.rotation.T
 
@@ -189,11 +178,8 @@ def log_cdf(
     y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor, sign: Tensor | float = 1.0
 ) -> Tensor:
     """log P(Y <= y) of the 1-D mixtures, or log P(Y >= y) where sign is -1: (b, d)."""
-    if isinstance(sign, Tensor):
-        sign = sign[..., None]
-    return (log_weights + torch.special.log_ndtr(sign * (y[..., None] - means) / variances.sqrt())).logsumexp(
-        -1
-    )
+    x = torch.as_tensor(sign).to(y)[..., None] * (y[..., None] - means) / variances.sqrt()
+    return (log_weights + torch.special.log_ndtr(x)).logsumexp(-1)
 
 
 def log_cdf_slope(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor, sign: Tensor) -> Tensor:
@@ -219,9 +205,9 @@ class Empirical:
     """
 
     def __init__(self, points: Tensor):
-        need_samples(points=points)
-        if points.ndim < 2 or not points.isfinite().all():
-            raise ValueError(f"points must be finite, (n, *dims), got shape {tuple(points.shape)}")
+        need.finite(points=points)
+        if points.ndim < 2:
+            raise ValueError(f"points must be (n, *dims), got shape {tuple(points.shape)}")
         self.points = points
 
     def denoiser(self, schedule: Schedule):
@@ -247,17 +233,14 @@ class Empirical:
         """
         y = flat(z, self.points[0].numel())
         alpha, sigma = coefficients(schedule, t, y)
-        if not extremes(sigma)[0] > 0:
-            raise ValueError("at sigma = 0 the points have no density: use times above the clean end")
+        need.each("sigma", sigma.flatten(), z, above=0, why=": points have no density")
         points = self.points.flatten(1).to(y)
         square = y.square().sum(1, keepdim=True) - 2 * alpha * (y @ points.T)
         square = square + alpha**2 * points.square().sum(1)
         density = -0.5 * (square / sigma**2 + points.shape[1] * (2 * torch.pi * sigma**2).log())
         return (density.logsumexp(1) - math.log(len(points))).to(z.dtype)
 
-    def sample(self, n: Whole, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: Whole, generator: Generator = None) -> Tensor:
         """n data points, drawn with replacement: (n, *dims)."""
-        index = (whole("n", n),)
-        return self.points[
-            torch.randint(len(self.points), index, generator=generator, device=self.points.device)
-        ]
+        n, device = need.whole("n", n), self.points.device
+        return self.points[torch.randint(len(self.points), (n,), generator=generator, device=device)]

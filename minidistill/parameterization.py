@@ -16,69 +16,24 @@ it determines x and eps, as long as the determinant alpha b - sigma a is not 0: 
 
 v is from Salimans & Ho (2022), section 4 and appendix D; the velocity dz/dt of rectified flow is eps - x.
 
->>> from minidistill.schedules import cosine
+>>> from minidistill.schedules import Number, cosine
 >>> z, v, t = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([1.0])
 >>> convert(v, z, t, cosine, "v", "x")  # at t = 1, v = -x
 tensor([[-2.]])
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from minidistill.inputs import Number, need_each, need_samples, number, wide
-from minidistill.schedules import Batch, Schedule, Time, coefficients, like, rates, read
+from minidistill import need
+from minidistill.asking import Batch, Number, Schedule, Time, ask, read
+from minidistill.schedules import coefficients, like, rates
 
 Denoiser = Callable[[Batch, Time], Batch]  # (z, t) -> x_hat
 
 KINDS = ("x", "eps", "v", "velocity", "score")
-
-# asking a network
-
-
-def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **conditioning) -> Batch:
-    """model(z, t), looked at: of a denoiser, kind "x", of a velocity, or of a network, kind "tangent".
-
-    The model gets t in z's dtype, and its answer comes back in z's dtype. Raises ValueError for an answer of
-    another shape, a time that is not finite, an input changed in place, and a model known to answer another
-    kind: those that this package makes say it in `predicts`.
-    """
-    known = getattr(model, "predicts", None)
-    if known and kind and known != kind:
-        raise ValueError(f"needed: a model that predicts {kind}. This one predicts {known}")
-    need_each("t", t, z)
-    t = t.to(z.dtype)
-    if torch.is_inference_mode_enabled():  # where torch does not count changes
-        z, t = z.clone(), t.clone()
-    given = [(a, a._version) for a in (z, t) if not a.is_inference()]
-    answer = model(z, t, **conditioning)
-    if not isinstance(answer, Tensor) or not answer.is_floating_point():
-        got = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
-        raise ValueError(f"the network returned {got}, not a float tensor of z's shape {tuple(z.shape)}")
-    if answer.shape != z.shape:
-        raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of shape {tuple(z.shape)}")
-    if any(a._version != version for a, version in given):
-        raise ValueError("the model changed its input in place: z and t must stay as they are")
-    return answer.to(z.dtype)
-
-
-def mean_square(answer: Batch, target: Batch) -> Time:
-    """The squared distance per number of each sample, in float32 at least: (b,)."""
-    difference = answer.to(wide(answer.dtype)) - target
-    return difference.square().reshape(len(answer), -1).mean(1)
-
-
-@contextmanager
-def same_dropout(x: Tensor) -> Iterator[None]:
-    """Puts torch's random state, which dropout draws from, back: what is asked next sees the same masks."""
-    devices = [] if x.device.type == "cpu" else [x.device]
-    with torch.random.fork_rng(devices, device_type=x.device.type):
-        yield
-
-
-# the 2x2 solve
 
 
 def basis(kind: str, schedule: Schedule, t: Time) -> tuple[Time, Time]:
@@ -105,7 +60,7 @@ def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, tar
     for kind in (source, target):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    need_samples(prediction=pred, z=z)
+    need.samples(prediction=pred, z=z)
     alpha, sigma = coefficients(schedule, t, z)
     if source == target:
         return pred
@@ -149,7 +104,7 @@ def as_denoiser(
     (Karras et al., 2022, eq. 7), and TrigFlow's (Lu & Song, 2024). At sigma = 0, x_hat = z / alpha whatever F
     says. `conditioning` goes to the network as it is. Raises ValueError unless data_std > 0.
     """
-    data_std = number("data_std", data_std, above=0, why=", the standard deviation of the data")
+    data_std = need.number("data_std", data_std, above=0, why=", the standard deviation of the data")
 
     def denoiser(z: Batch, t: Time) -> Batch:
         alpha, sigma = coefficients(schedule, t, z)
@@ -169,7 +124,7 @@ def as_velocity(denoiser: Denoiser) -> Callable[[Batch, Time], Batch]:
     """
 
     def velocity(z: Batch, t: Time) -> Batch:
-        need_each("t", t, z, above=0, why=": at 0 the velocity is 0 / 0")
+        need.each("t", t, z, above=0, most=1, why=": at 0 the velocity is 0 / 0")
         return ((z - ask(denoiser, z, t, "x")) / like(t, z)).to(z.dtype)
 
     velocity.predicts = "velocity"
@@ -184,11 +139,11 @@ def guided(conditional: Denoiser, unconditional: Denoiser, scale: Number | Time)
     """
     kind = getattr(conditional, "predicts", None) or getattr(unconditional, "predicts", None)
     per_sample = isinstance(scale, Tensor) and scale.ndim > 0
-    scale = scale if per_sample else number("scale", scale)
+    scale = scale if per_sample else need.number("scale", scale)
 
     def denoiser(z: Batch, t: Time) -> Batch:
         if per_sample:
-            need_each("scale", scale, z)
+            need.each("scale", scale, z)
         weight = like(scale, z).to(z.dtype) if per_sample else scale
         return torch.lerp(ask(unconditional, z, t, kind), ask(conditional, z, t, kind), weight)
 

@@ -32,14 +32,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, extremes, need_each, need_samples, number, rounding, whole, wide
-from minidistill.parameterization import ask, mean_square, same_dropout
+from minidistill import need
+from minidistill.asking import Generator, Number, Whole, ask, mean_square, same_dropout
 from minidistill.schedules import Batch, Time, like, mix, randn_like, rectified_flow, shifted
 
 Velocity = Callable[[Batch, Time], Batch]  # (z, t) -> eps - x, or the slope of a chord
 Grid = Float[Tensor, " n"]  # rising noise levels from 0 to 1
-
-# the plan: how many phases at which training step
 
 
 def parse_plan(text: str) -> list[tuple[int, int]]:
@@ -49,7 +47,7 @@ def parse_plan(text: str) -> list[tuple[int, int]]:
     limit-phases, and for limits that do not rise: "4000-8,4000-4" would never reach its second entry.
     """
     plan = []
-    for entry in text.split(","):
+    for entry in str(text).split(","):
         limit, dash, phases = entry.strip().partition("-")
         if not (dash and limit.isdecimal() and phases.isdecimal() and int(limit) > 0 and int(phases) > 0):
             raise ValueError(
@@ -65,7 +63,7 @@ def phases_at(plan: list[tuple[int, int]], step: Whole) -> int:
     """The number of phases at a training step: the first entry whose limit is not passed, then the last."""
     if not plan:
         raise ValueError("a plan needs at least one entry, as from parse_plan")
-    step = whole("step", step, 0)
+    step = need.whole("step", step, 0)
     return next((phases for limit, phases in plan if step <= limit), plan[-1][1])
 
 
@@ -76,10 +74,10 @@ def phase_grid(n: Whole, shift: Number = 1.0, dtype: torch.dtype | None = None) 
     """n + 1 rising noise levels from 0 to 1 for n teacher steps, shifted: shift u / (1 + (shift - 1) u).
 
     FastVideo's and PCM's grid, but for its first entry: theirs is the smallest of 1000 levels, 0.017 at shift
-    17, and ours is 0, where their samplers end as well. FastVideo's commit 51956369a hands its shift to the
-    training scheduler; from b79d1fc15 on, in 2025, it was lost there.
+    17, and ours is 0, where their samplers end as well. (FastVideo's training lost its shift in 2025: commit
+    b79d1fc15 no longer passes it, 51956369a did.)
     """
-    n = whole("n", n)
+    n = need.whole("n", n)
     return shifted(rectified_flow, shift)(torch.linspace(0, 1, n + 1, dtype=dtype))[1]
 
 
@@ -91,8 +89,8 @@ def linear_quadratic_grid(
     The first steps from noise, a share `linear` of all, spend only `threshold` of it; a parabola of the same
     slope spends the rest. A strong shift does the same.
     """
-    n, linear = whole("n", n), number("linear", linear, above=0, below=1)
-    threshold = number("threshold", threshold, above=0, most=linear)
+    n, linear = need.whole("n", n), need.number("linear", linear, above=0, below=1)
+    threshold = need.number("threshold", threshold, above=0, most=linear)
     u = torch.linspace(1, 0, n + 1, dtype=dtype)  # the share of the steps that is done
     slope, w = threshold / linear, (u - linear) / (1 - linear)
     # 1 - slope u - (1 - slope) w^2 beyond the joint, written such that both ends are exact
@@ -107,10 +105,10 @@ def phase_edges(grid: Grid, phases: Whole) -> Float[Tensor, " m"]:
     steps: it asks just above an edge, where the student was trained for a jump of one small step. With
     n = 50, 8 phases and shift 17, a perfect student is then hardly better than its teacher.
     """
-    rising("grid", grid)
+    need.ordered("grid", grid, 1, falls=False)
     if grid[0] != 0 or grid[-1] != 1:
         raise ValueError(f"a grid rises from 0 to 1, got {grid[0].item():g} to {grid[-1].item():g}")
-    n, phases = len(grid) - 1, whole("phases", phases)
+    n, phases = len(grid) - 1, need.whole("phases", phases)
     if n % phases:
         fits = [m for m in range(1, n + 1) if n % m == 0]
         raise ValueError(
@@ -125,17 +123,11 @@ def phase_end(t: Time, edges: Float[Tensor, " m"]) -> Time:
 
     Raises ValueError where there is none.
     """
-    rising("edges", edges)
+    need.ordered("edges", edges, 1, falls=False)
+    low, high = edges.to(getattr(t, "dtype", None))[[0, -1]].tolist()
+    need.each("t", t, t, above=low, most=high, why=": a phase ends below it")
     edges = edges.to(t).contiguous()
-    need_each("t", t, t, above=edges[0].item(), most=edges[-1].item(), why=": a phase ends below it")
     return edges[torch.searchsorted(edges, t.contiguous()) - 1]
-
-
-def rising(name: str, levels: Tensor) -> None:
-    """Raises ValueError unless levels is a 1-D float tensor that rises within [0, 1]."""
-    need_samples(**{name: levels})
-    if levels.ndim != 1 or not (levels.diff() > 0).all() or not 0 <= levels[0] < levels[-1] <= 1:
-        raise ValueError(f"{name} must rise from 0 to 1, as phase_grid and phase_edges do")
 
 
 def grid_stops(grid: Grid, steps: Whole) -> Float[Tensor, " m"]:
@@ -144,13 +136,10 @@ def grid_stops(grid: Grid, steps: Whole) -> Float[Tensor, " m"]:
     When steps divides the grid these are the edges of as many phases. FastVideo's inference takes
     `phase_grid(steps, shift).flip(0)` instead.
     """
-    rising("grid", grid)
+    need.ordered("grid", grid, 1, falls=False)
     n = len(grid) - 1
-    steps = whole("steps", steps, 1, n, why=", the steps of the grid")
+    steps = need.whole("steps", steps, 1, n, why=", the steps of the grid")
     return grid[[*(n - k * n // steps for k in range(steps)), 0]]
-
-
-# the loss
 
 
 def flow_matching_loss(velocity: Velocity, x: Batch, eps: Batch, t: Time) -> Time:
@@ -161,9 +150,9 @@ def flow_matching_loss(velocity: Velocity, x: Batch, eps: Batch, t: Time) -> Tim
 
 def jump(velocity: Batch, z: Batch, t: Time, s: Time) -> Batch:
     """z + (s - t) velocity: an Euler step, which is DDIM on rectified flow. From t to t nothing changes."""
-    need_samples(velocity=velocity, z=z)
-    for name, time in (("t", t), ("s", s)):
-        need_each(name, time, z)
+    need.samples(velocity=velocity, z=z)
+    need.each("t", t, z, 0, 1)
+    need.each("s", s, z, 0, 1)
     return (z + like(s - t, z) * velocity).to(z.dtype)
 
 
@@ -186,11 +175,9 @@ def phased_loss(
     in the original; iCT and ECT take one norm per sample. Student and target are asked with the same dropout
     mask. Raises ValueError for an index outside 1 ... n.
     """
-    rising("grid", grid)
-    need_samples(x=x)
-    need_each(
-        "index", index, x, 1, len(grid) - 1, counts=True, why=": level 0 is clean, nothing starts there"
-    )
+    need.ordered("grid", grid, 1, falls=False)
+    need.ordered("edges", edges, 1, falls=False)
+    need.each("index", index, x, 1, len(grid) - 1, counts=True, why=": level 0 is clean")
     huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
     if not torch.isin(edges.to(grid), grid).all():
         raise ValueError("edges must be levels of the grid, as from phase_edges")
@@ -208,15 +195,12 @@ def phased_loss(
 
 def huber(distance: Batch, c: Number) -> Time:
     """sqrt(d^2 + c^2) - c of each number d, averaged over the sample: (b,). c = 0 is the absolute value."""
-    c = number("huber_c", c, least=0)
-    need_samples(distance=distance)
-    d = distance.to(wide(distance.dtype))
+    c = need.number("huber_c", c, least=0)
+    need.samples(distance=distance)
+    d = distance.to(need.wide(distance.dtype))
     # without the difference of near-equal numbers; the root of 0 has no gradient
     each_number = d**2 / (torch.sqrt(d**2 + c**2) + c) if c > 0 else d.abs()
     return each_number.reshape(len(d), -1).mean(1).to(distance.dtype)
-
-
-# the sampler
 
 
 def phased_sample(
@@ -224,7 +208,7 @@ def phased_sample(
     z: Batch,
     stops: Float[Tensor, " m"],
     fresh: Number | Float[Tensor, " k"] = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
 ) -> Batch:
     """From z at stops[0] along falling stops. fresh = 0 is Euler: right from edge to edge, and for a teacher.
 
@@ -233,22 +217,14 @@ def phased_sample(
     number for all stops, or one for each after the first. Euler draws no random numbers. Raises ValueError
     unless stops fall within [0, 1] and fresh is in [0, 1].
     """
-    need_samples(z=z)
-    need_samples(stops=stops)
-    if (
-        stops.ndim != 1
-        or len(stops) < 2
-        or not (stops.diff() < 0).all()
-        or not 0 <= stops[-1] < stops[0] <= 1
-    ):
-        raise ValueError("stops are noise levels that fall within [0, 1], such as edges.flip(0)")
-    shares = torch.as_tensor(fresh, dtype=torch.float64)
-    if shares.ndim and shares.shape != stops[1:].shape:
-        raise ValueError(f"{len(stops)} stops need {len(stops) - 1} shares of fresh noise, got {len(shares)}")
-    if not ((shares >= 0) & (shares <= 1)).all():
-        raise ValueError(f"fresh is a share of the noise, from 0 (Euler) to 1 (re-noise), got {fresh}")
+    need.samples(z=z)
+    need.ordered("stops", stops, 1)
+    fresh = fresh if isinstance(fresh, Tensor) else need.number("fresh", fresh)
+    shares = torch.as_tensor(fresh, dtype=torch.float64, device="cpu")
+    need.as_many("shares", shares if shares.ndim else None, len(stops) - 1, "stop but the first")
     shares = shares.expand(len(stops) - 1)
-    levels = stops.to(z.device).to(wide(z.dtype)).reshape(-1, *[1] * z.ndim)
+    need.each("fresh", shares, stops[1:], 0, 1, why=": a share of the noise, 0 Euler, 1 re-noise")
+    levels = stops.to(z.device).to(need.wide(z.dtype)).reshape(-1, *[1] * z.ndim)
     for now, (t, s), share in zip(stops.to(z), pairwise(levels), shares.tolist()):
         v = ask(velocity, z, now.expand(len(z)), "velocity")
         x_hat, eps_hat = z - t * v, z + (1 - t) * v
@@ -265,9 +241,9 @@ def tcd_fresh(stops: Float[Tensor, " k"], gamma: Number) -> Float[Tensor, " k"]:
     between the marginals are right only for a network that was trained to jump to every s. Zheng et al.
     (2024), in flow form.
     """
-    gamma = number("gamma", gamma, 0, 1)
-    need_each("stops", stops, stops, least=0, below=1, why=": those that are arrived at, stops[1:]")
-    s = stops.to(wide(stops.dtype))
+    gamma = need.number("gamma", gamma, 0, 1)
+    need.each("stops", stops, stops, least=0, below=1, why=": those that are arrived at, stops[1:]")
+    s = stops.to(need.wide(stops.dtype))
     kept = (1 - s) * (1 - gamma) / (1 - (1 - gamma) * s)
     return torch.sqrt(1 - kept**2).to(stops.dtype)
 
@@ -280,6 +256,7 @@ def exact_student(flow_map: Callable, edges: Float[Tensor, " m"]) -> Velocity:
 
     flow_map(z, t, s, schedule) is the oracle's.
     """
+    need.ordered("edges", edges, 1, falls=False)
 
     def velocity(z: Batch, t: Time) -> Batch:
         end = phase_end(t, edges)
@@ -295,14 +272,14 @@ def aged_student(teacher: Velocity, grid: Grid, edges: Float[Tensor, " m"], age:
     Each sweep lets the target look one sub-step further: `age` steps of the teacher, then straight on to the
     edge. Age 0 is the teacher, and an age of n / phases is the end of training.
     """
-    age = whole("age", age, 0)
-    rising("grid", grid)
-    rising("edges", edges)
+    age = need.whole("age", age, 0)
+    need.ordered("grid", grid, 1, falls=False)
 
     def velocity(z: Batch, t: Time) -> Batch:
+        need.each("t", t, z)
         levels, end = grid.to(z), phase_end(t, edges)
         distance, index = (levels - t[:, None]).abs().min(dim=1)
-        if not extremes(distance)[1] <= rounding(t.dtype):
+        if not need.extremes(distance)[1] <= need.rounding(t.dtype):
             raise ValueError(f"this student knows only the times of its grid, got {t.tolist()}")
         start, now = z, t
         for k in range(age + 1):

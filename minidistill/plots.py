@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from minidistill.inputs import Whole, whole
+from minidistill import need
+from minidistill.need import Whole
 
 
 def image_rows(rows: dict[str, Tensor], columns: Whole = 10, title: str = "") -> Figure:
@@ -19,7 +20,7 @@ def image_rows(rows: dict[str, Tensor], columns: Whole = 10, title: str = "") ->
             raise ValueError(
                 f"need grey images (n, 1, height, width), got {tuple(images.shape)} for {name!r}"
             )
-    columns = whole("columns", columns)
+    columns = need.whole("columns", columns)
     figure, axes = plt.subplots(
         len(rows),
         1,

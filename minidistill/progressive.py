@@ -24,13 +24,12 @@ the teacher's DDIM with n fewer evaluations: halving never repairs the teacher's
 """
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from minidistill.inputs import Number, Whole, need_each, need_samples, number, whole, wide
-from minidistill.parameterization import Denoiser, ask, mean_square
+from minidistill import need
+from minidistill.asking import Generator, Number, Whole, ask, mean_square, read
+from minidistill.parameterization import Denoiser
 from minidistill.samplers import ddim_step
-from minidistill.schedules import Batch, Schedule, Time, coefficients, like, log_snr, mix, randn_like, read
+from minidistill.schedules import Batch, Schedule, Time, coefficients, like, log_snr, mix, randn_like
 
 
 def grid_times(t: Time, n: Whole) -> tuple[Time, Time, Time]:
@@ -38,9 +37,10 @@ def grid_times(t: Time, n: Whole) -> tuple[Time, Time, Time]:
 
     Raises ValueError unless every t is one of 1/n, 2/n, ..., 1, to the precision of its dtype.
     """
-    n = whole("n", n, why=", the student's steps")
+    n = need.whole("n", n, why=", the student's steps")
+    need.each("t", t, t)
     # half-precision times cannot tell 1023 / 1024 from its neighbours, so they are counted in float32
-    exact = t.to(wide(t.dtype))
+    exact = t.to(need.wide(t.dtype))
     i = (exact * n).round()
     # a float64 time may come from a float32 grid: it is off only by more than float32 rounding
     on = (i >= 1) & (i <= n) & ((i / n - exact).abs() <= 1e-6 + 2 * torch.finfo(t.dtype).eps)
@@ -58,7 +58,6 @@ def two_step_target(teacher: Denoiser, z: Batch, t: Time, n: Whole, schedule: Sc
     The convex form: both weights are multiplied by sigma_s, which keeps them finite at s = 0, where the
     answer is x_2. Raises ValueError for times off the grid.
     """
-    need_each("t", t, z)
     t, m, s = grid_times(t, n)
     x_1 = ask(teacher, z, t, "x")
     x_2 = ask(teacher, ddim_step(x_1, z, t, m, schedule), m, "x")
@@ -81,9 +80,8 @@ def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: Whole, schedule: Sc
     z_m = ddim_step(ask(teacher, z, t, "x"), z, t, m, schedule)
     z_s = ddim_step(ask(teacher, z_m, m, "x"), z_m, m, s, schedule)
     # in z's precision all the way, to show the loss
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = (
-        [c.to(z.dtype) for c in coefficients(schedule, u, z)] for u in (t, s)
-    )
+    at = [[c.to(z.dtype) for c in coefficients(schedule, u, z)] for u in (t, s)]
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = at
     return (z_s - sigma_s / sigma_t * z) / (alpha_s - sigma_s / sigma_t * alpha_t)
 
 
@@ -94,8 +92,9 @@ def weight(kind: str, log_snr: Time, gamma: Number = 5.0) -> Time:
     nothing. "truncated_snr": max(SNR, 1). "snr+1": the error in v when alpha^2 + sigma^2 = 1. "min_snr":
     min(SNR, gamma), Hang et al. (2023); 0 at t = 1 as well.
     """
-    gamma = number("gamma", gamma, above=0)
-    snr = log_snr.to(wide(log_snr.dtype)).exp()
+    gamma = need.number("gamma", gamma, above=0)
+    need.samples(log_snr=log_snr)
+    snr = log_snr.to(need.wide(log_snr.dtype)).exp()
     match kind:
         case "constant":
             found = torch.ones_like(snr)
@@ -114,29 +113,24 @@ def weight(kind: str, log_snr: Time, gamma: Number = 5.0) -> Time:
 
 
 def diffusion_loss(
-    denoiser: Denoiser,
-    x: Batch,
-    schedule: Schedule,
-    weighting: str = "snr+1",
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, " b"]:
+    denoiser: Denoiser, x: Batch, schedule: Schedule, weighting: str = "snr+1", generator: Generator = None
+) -> Time:
     """The teacher's loss: the distance of x_hat to the data, at a random time in (0, 1]: (b,).
 
     Salimans & Ho (2022), algorithm 1.
     """
-    need_samples(x=x)
+    need.samples(x=x)
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
     # rand can be 0, where the weight is infinite, but never 1
-    t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=wide(x.dtype), device=x.device)
+    t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=need.wide(x.dtype), device=x.device)
     z = mix(x, randn_like(x, generator), t, schedule)
     return weighted_error(ask(denoiser, z, t, "x"), x, t, schedule, weighting)
 
 
-def weighted_error(
-    x_hat: Batch, x: Batch, t: Time, schedule: Schedule, weighting: str
-) -> Float[Tensor, " b"]:
+def weighted_error(x_hat: Batch, x: Batch, t: Time, schedule: Schedule, weighting: str) -> Time:
     """weight(SNR_t) times the mean squared error of each sample. Raises ValueError for unequal shapes."""
-    need_samples(x_hat=x_hat, x=x)
+    need.samples(x_hat=x_hat, x=x)
+    need.each("t", t, x)
     return (weight(weighting, log_snr(schedule, t)) * mean_square(x_hat, x)).to(x.dtype)
 
 
@@ -147,18 +141,18 @@ def progressive_loss(
     n: Whole,
     schedule: Schedule,
     weighting: str = "snr+1",
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, " b"]:
+    generator: Generator = None,
+) -> Time:
     """The distance of the student of n steps to two steps of the teacher of 2 n, at a random grid time: (b,).
 
     Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0
     is not. Mean over each sample, weighted; no clipping. The data is only used to make z_t.
     """
-    need_samples(x=x)
-    n = whole("n", n, why=", the student's steps")
+    need.samples(x=x)
+    n = need.whole("n", n, why=", the student's steps")
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
     i = torch.randint(1, n + 1, x.shape[:1], generator=generator, device=x.device)
-    t = i.to(wide(x.dtype)) / n  # half precision cannot count to 1024
+    t = i.to(need.wide(x.dtype)) / n  # half precision cannot count to 1024
     z = mix(x, randn_like(x, generator), t, schedule)
     target = two_step_target(teacher, z, t, n, schedule)
     return weighted_error(ask(student, z, t, "x"), target, t, schedule, weighting)
@@ -169,7 +163,7 @@ def halvings(start: Whole, end: Whole = 1) -> list[int]:
 
     None are needed from `end` itself: []. Raises ValueError unless start is end times a power of two.
     """
-    steps, end = [whole("start", start)], whole("end", end)
+    steps, end = [need.whole("start", start)], need.whole("end", end)
     while steps[-1] > end and steps[-1] % 2 == 0:
         steps.append(steps[-1] // 2)
     if steps[-1] != end:
@@ -185,7 +179,7 @@ class Student:
     predicts, sampler = "x", "ddim"
 
     def __init__(self, denoiser: Denoiser, steps: Whole):
-        self.denoiser, self.steps = denoiser, whole("steps", steps)
+        self.denoiser, self.steps = denoiser, need.whole("steps", steps)
 
     def __call__(self, z: Batch, t: Time) -> Batch:
-        return self.denoiser(z, t)
+        return ask(self.denoiser, z, t, "x")

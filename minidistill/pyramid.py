@@ -43,8 +43,8 @@ from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, need_conditioning, need_each, need_samples, number, whole, wide
-from minidistill.parameterization import ask, mean_square
+from minidistill import need
+from minidistill.asking import Generator, Number, Whole, ask, mean_square
 from minidistill.schedules import Batch, Time, like, randn_like
 
 Images = Float[Tensor, "b c h w"]
@@ -74,12 +74,10 @@ def stages(cuts: Sequence[Number], gamma: Number = 1 / 3) -> list[Stage]:
     The network's time is shared in proportion to end - start. The released code rounds cuts to 1/1000. Raises
     ValueError unless cuts rise from 0 to 1 and 0 < gamma <= 1/3.
     """
-    cuts = [number("a cut", cut, 0, 1) for cut in cuts]
+    cuts = [need.number("a cut", cut, 0, 1) for cut in cuts]
     if len(cuts) < 2 or cuts[0] != 0 or cuts[-1] != 1 or not all(a < b for a, b in zip(cuts, cuts[1:])):
         raise ValueError(f"cuts must rise from 0 to 1, such as [0, 1/3, 2/3, 1], got {cuts}")
-    gamma = number(
-        "gamma", gamma, above=0, most=1 / 3, why=" (the least that four numbers correlate is -1/3)"
-    )
+    gamma = need.number("gamma", gamma, above=0, most=1 / 3, why=" (four numbers correlate by -1/3 at least)")
     ratio = math.sqrt(1 + 1 / gamma)
     starts = [0.0, *(e / (ratio * (1 - e) + e) for e in cuts[1:-1])]
     lengths = [end - start for start, end in zip(starts, cuts[1:])]
@@ -92,27 +90,31 @@ def stages(cuts: Sequence[Number], gamma: Number = 1 / 3) -> list[Stage]:
     return found
 
 
+def need_stages(found: Sequence[Stage]) -> None:
+    """Raises ValueError unless these are the stages of some cuts."""
+    if not all(isinstance(stage, Stage) for stage in found) or [stage.end for stage in found[-1:]] != [1]:
+        raise ValueError(f"need the list that stages([0, ..., 1]) makes, got {found!r:.60}")
+
+
 # images and noise at every size
 
 
 def down(x: Images) -> Resized:
     """The mean of each 2x2 block."""
+    need.images(x, 2)
     return reduce(x, "b c (h p) (w q) -> b c h w", "mean", p=2, q=2)
 
 
 def up(x: Images) -> Resized:
     """Each pixel, 2x2 times. down(up(x)) is x."""
+    need.images(x, 1)
     return repeat(x, "b c h w -> b c (h p) (w q)", p=2, q=2)
 
 
 def at_level(x: Images, halvings: Whole, gain: Number = 1.0) -> Resized:
     """x, halved so many times. gain = 2 is for noise: the mean of four has half the standard deviation."""
-    need_samples(images=x)
-    gain, side = number("gain", gain), 2 ** whole("halvings", halvings, 0)
-    if x.ndim != 4 or x.shape[2] % side or x.shape[3] % side:
-        raise ValueError(
-            f"need images (b, c, height, width) with sides divisible by {side}, got {tuple(x.shape)}"
-        )
+    gain = need.number("gain", gain)
+    need.images(x, 2 ** need.whole("halvings", halvings, 0))
     for _ in range(halvings):
         x = gain * down(x)
     return x
@@ -123,8 +125,9 @@ def stage_pair(x: Images, noise: Images, i: Whole, stages: Sequence[Stage]) -> t
 
     The same noise at both ends makes the path straight: z_u = u start + (1 - u) end, velocity start - end.
     """
-    need_samples(x=x, noise=noise)
-    i = whole("i", i, 0, len(stages) - 1, why=", the stages there are")
+    need.samples(x=x, noise=noise)
+    need_stages(stages)
+    i = need.whole("i", i, 0, len(stages) - 1, why=", the stages there are")
     halvings = len(stages) - 1 - i
     data, n = at_level(x, halvings), at_level(noise, halvings, gain=2.0)
     start = n if i == 0 else (1 - stages[i].start) * n + stages[i].start * up(down(data))
@@ -137,7 +140,9 @@ def renoise_jump(z: Images, noise: Resized, stage: Stage) -> Resized:
     alpha Up(z) plus noise of covariance beta^2 in a block, -gamma beta^2 between its pixels. At gamma = 1/3
     this is (1 - start) times the details of `noise`, and its block means are not used.
     """
-    if z.ndim != 4 or noise.shape != (*z.shape[:2], 2 * z.shape[2], 2 * z.shape[3]):
+    need.images(z, 1)
+    need.samples(noise=noise)
+    if noise.shape != (*z.shape[:2], 2 * z.shape[2], 2 * z.shape[3]):
         raise ValueError(f"z of {tuple(z.shape)} needs noise of twice the size, got {tuple(noise.shape)}")
     mean = up(down(noise))
     return (
@@ -149,17 +154,15 @@ def renoise_jump(z: Images, noise: Resized, stage: Stage) -> Resized:
 
 def network_time(u: Time, stage: Stage) -> Time:
     """The time that the network sees at local time u, which falls from 1 to 0."""
+    need.each("u", u, u, 0, 1)
     return stage.t_end + (stage.t_start - stage.t_end) * u
 
 
-# training
-
-
-def split(b: int, shares: Sequence[int] | None, n_stages: int) -> list[slice]:
+def split(b: Whole, shares: Sequence[Whole] | None, n_stages: Whole) -> list[slice]:
     """Which samples of a batch train which stage, coarsest first, in proportion to the shares."""
-    shares = [1] * n_stages if shares is None else [whole("a share", share) for share in shares]
-    if len(shares) != n_stages:
-        raise ValueError(f"need one share for each of {n_stages} stages, got {shares}")
+    b, n_stages = need.whole("b", b), need.whole("n_stages", n_stages)
+    need.as_many("shares", shares, n_stages, "stage")
+    shares = [1] * n_stages if shares is None else [need.whole("a share", share) for share in shares]
     if b % sum(shares):
         raise ValueError(
             f"a batch of {b} does not divide into shares of {list(shares)}: take a multiple of {sum(shares)}"
@@ -173,7 +176,7 @@ def stage_batches(
     x: Images, noise: Images, u: Time, stages: Sequence[Stage], shares: Sequence[int] | None
 ) -> list[tuple[slice, Tensor, Tensor, Tensor]]:
     """For each stage its part of the batch, z_u, the network's time, and the velocity start - end."""
-    need_samples(x=x, noise=noise)
+    need.samples(x=x, noise=noise)
     batches = []
     for i, part in enumerate(split(len(x), shares, len(stages))):
         start, end = stage_pair(x[part], noise[part], i, stages)
@@ -195,14 +198,12 @@ def answers(velocity: Velocity, batches: list, packed: bool, given: list[dict]) 
         **{name: [one[name] for one in given] for name in given[0]},
     )
     # looked at like any answer
-    return [
-        ask(lambda z, t, a=a: a, z, t, "velocity") for a, (_, z, t, _) in zip(together, batches, strict=True)
-    ]
+    return [ask(lambda *_: a, z, t, "velocity") for a, (_, z, t, _) in zip(together, batches)]
 
 
 def shared_out(conditioning: dict[str, Tensor], batches: list, x: Tensor) -> list[dict]:
     """For each stage the conditioning of its samples, of which x is the whole batch."""
-    need_conditioning(x, **conditioning)
+    need.conditioning(x, **conditioning)
     return [{name: value[part] for name, value in conditioning.items()} for part, *_ in batches]
 
 
@@ -222,15 +223,11 @@ def pyramid_loss(
     conditioning, (b, ...), is shared out with the samples. packed=True asks `velocity.packed` once for all
     sizes, with the same result. Losses of different cuts are not comparable: their velocities differ in size.
     """
-    need_samples(x=x)
-    need_each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
+    need.each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
     batches = stage_batches(x, noise, u, stages, shares)
     found = answers(velocity, batches, packed, shared_out(conditioning, batches, x))
     losses = [mean_square(answer, target) for answer, (*_, target) in zip(found, batches)]
     return torch.cat(losses).to(x.dtype)
-
-
-# sampling
 
 
 def pyramid_sample(
@@ -239,7 +236,7 @@ def pyramid_sample(
     stages: Sequence[Stage],
     steps: Whole | Sequence[Whole],
     jumps: Sequence[Tensor] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     trajectory: bool = False,
 ) -> Images | list[Images]:
     """From noise at full size to images, by Euler steps in each stage and a jump between stages.
@@ -249,9 +246,9 @@ def pyramid_sample(
     returns the end of every stage. The steps of a stage are equal; in the released code the last of n ends at
     local time 1/1000 and hardly moves, which is worse. Raises ValueError unless each stage has its steps.
     """
+    need_stages(stages)
     steps = stage_steps(steps, stages)
-    if jumps is not None and len(jumps) != len(stages) - 1:
-        raise ValueError(f"{len(stages)} stages have {len(stages) - 1} jumps, got {len(jumps)} noises")
+    need.as_many("noises", jumps, len(stages) - 1, "jump")
     z, ends = at_level(noise, len(stages) - 1, gain=2.0), []
     for i, (stage, n) in enumerate(zip(stages, steps)):
         if i > 0:
@@ -266,10 +263,9 @@ def pyramid_sample(
 
 def stage_steps(steps: Whole | Sequence[Whole], stages: Sequence[Stage]) -> list[int]:
     """The number of steps in each stage. Raises ValueError unless there is one, at least 1, for each."""
-    listed = list(steps) if isinstance(steps, Sequence) else [steps] * len(stages)
-    if len(listed) != len(stages):
-        raise ValueError(f"need a number of steps for each of {len(stages)} stages, got {steps}")
-    return [whole("steps", n) for n in listed]
+    listed = steps if isinstance(steps, Sequence) else [steps] * len(stages)
+    need.as_many("numbers of steps", listed, len(stages), "stage")
+    return [need.whole("steps", n) for n in listed]
 
 
 # distillation: inside a stage the flow is an ordinary straight flow
@@ -280,8 +276,8 @@ def stage_target(
     teacher: Velocity, z: Images, u: Time, n: Whole, stage: Stage, **conditioning: Tensor
 ) -> Images:
     """The velocity of a step 1 / n that lands where two teacher steps 0.5 / n land: the mean of their two."""
-    half = 0.5 / whole("n", n)
-    need_each("u", u, z, above=0, most=1)
+    half = 0.5 / need.whole("n", n)
+    need.each("u", u, z, least=half, most=1)
     first = ask(teacher, z, network_time(u, stage), "velocity", **conditioning)
     second = ask(teacher, z - half * first, network_time(u - half, stage), "velocity", **conditioning)
     return (first + second) / 2
@@ -302,15 +298,13 @@ def pyramid_distillation_loss(
 
     index: 1 ... n for each sample; its local time is index / n. One student serves all stages.
     """
-    n = whole("n", n)
-    need_samples(x=x)
-    need_each("index", index, x, 1, n, counts=True)
-    u = index.to(wide(x.dtype)) / n  # half precision cannot count to 1024
+    n = need.whole("n", n)
+    need.each("index", index, x, 1, n, counts=True)
+    u = index.to(need.wide(x.dtype)) / n  # half precision cannot count to 1024
     batches = stage_batches(x, noise, u, stages, shares)
     given = shared_out(conditioning, batches, x)
     losses = []
-    for (part, z, *_), stage, answer, one in zip(
-        batches, stages, answers(student, batches, False, given), given
-    ):
+    found = answers(student, batches, False, given)
+    for (part, z, *_), stage, answer, one in zip(batches, stages, found, given):
         losses.append(mean_square(answer, stage_target(teacher, z, u[part], n, stage, **one)))
     return torch.cat(losses).to(x.dtype)

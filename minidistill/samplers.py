@@ -22,27 +22,17 @@ tensor([[0., 0.]])
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import extremes, need_samples, wide
-from minidistill.parameterization import Denoiser, ask
-from minidistill.schedules import (
-    Batch,
-    Schedule,
-    Time,
-    coefficients,
-    like,
-    randn_like,
-    rates,
-    read,
-    rectified_flow,
-    time_grid,
-)
+from minidistill import need
+from minidistill.asking import Batch, Generator, Schedule, Time, ask, read
+from minidistill.parameterization import Denoiser
+from minidistill.schedules import coefficients, like, randn_like, rates, rectified_flow, time_grid
 
 Times = Float[Tensor, " n"]  # n times for n - 1 steps, decreasing
 
@@ -53,12 +43,9 @@ def ddim_step(x_hat: Batch, z: Batch, t: Time, s: Time, schedule: Schedule) -> B
     With s > t it runs backwards: DDIM inversion. Raises ValueError where sigma_t = 0: there is no noise to
     keep.
     """
-    need_samples(x_hat=x_hat, z=z)
+    need.samples(x_hat=x_hat, z=z)
     (alpha, sigma), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
-    if not extremes(sigma)[0] > 0:
-        raise ValueError(
-            "a DDIM step cannot start where sigma = 0: z is the data, and there is no noise to keep"
-        )
+    need.each("sigma", sigma.flatten(), z, above=0, why=": at 0 there is no noise to keep")
     eps_hat = (z - alpha * x_hat) / sigma
     return (alpha_s * x_hat + sigma_s * eps_hat).to(z.dtype)
 
@@ -84,7 +71,7 @@ def euler(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajec
     """Euler's method on dz/dt: first order. For rectified flow it is DDIM."""
     states = [z]
     sampler = "ddim" if schedule is rectified_flow else "euler"
-    for (t, *here), (s, *_) in pairwise(steep_stops(denoiser, z, times, schedule, sampler)):
+    for (t, *here), (s, *_) in pairwise(stops(denoiser, z, times, schedule, sampler, rates)):
         z = (z + like(s - t, z) * slope(ask(denoiser, z, t, "x"), z, *here)).to(z.dtype)
         if trajectory:
             states.append(z)
@@ -96,8 +83,8 @@ def heun(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, traject
 
     A step that ends at sigma = 0, where the slope is 0 / 0, stays an Euler step, as in Karras et al. (2022).
     """
-    states, at = [z], steep_stops(denoiser, z, times, schedule, "heun")
-    last = at[-1] if extremes(at[-1][2])[0] == 0 else None  # the only one that can be clean
+    states, at = [z], stops(denoiser, z, times, schedule, "heun", rates)
+    last = at[-1] if need.extremes(at[-1][2])[0] == 0 else None  # the only one that can be clean
     for (t, *here), there in pairwise(at):
         s = there[0]
         d = slope(ask(denoiser, z, t, "x"), z, *here)
@@ -117,7 +104,7 @@ def renoise(
     times: Times,
     schedule: Schedule,
     noise: Sequence[Tensor] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     trajectory: bool = False,
 ) -> Tensor:
     """Multistep consistency sampling: f jumps to times[-1], fresh noise lifts to the next time, and so on.
@@ -129,11 +116,9 @@ def renoise(
     """
     at = stops(f, z, times, schedule, "renoise")
     lifts = len(at) - 2
-    if noise is not None and [n.shape for n in noise] != [z.shape] * lifts:
-        raise ValueError(
-            f"{len(at) - 1} steps re-noise {lifts} times: need as many noises of shape {tuple(z.shape)}, "
-            f"got {[tuple(n.shape) for n in noise]}"
-        )
+    need.as_many("noises", noise, lifts, "step but the last")
+    for n in () if noise is None else noise:
+        need.samples(noise=n, z=z)
     states, (_, alpha_e, sigma_e) = [z], at[-1]
     for i, ((t, *_), (_, alpha_s, sigma_s)) in enumerate(pairwise(at)):
         z = ask(f, z, t, "x")
@@ -147,33 +132,22 @@ def renoise(
 
 
 def stops(
-    denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, sampler: str
-) -> list[tuple[Time, Tensor, Tensor]]:
-    """(t, alpha, sigma) at each of the times, t (b,) and the others with one axis for each axis of z.
+    denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, sampler: str, *more: Callable
+) -> list[tuple[Tensor, ...]]:
+    """(t, alpha, sigma) at each time, and what `more` functions, such as `rates`, say of the schedule there.
 
-    Raises ValueError as `intervals` does, and for a start or a stop on the way where sigma = 0.
+    t is (b,), the others have one axis for each axis of z. Raises ValueError as `intervals` does, and where
+    one is infinite, or sigma is 0, before the last time.
     """
-    starts = list(intervals(denoiser, z, times))
-    alpha, sigma = read(schedule, times.to(z))
-    if not extremes(sigma[:-1])[0] > 0:
-        raise ValueError("sigma is 0 before the last time: z is the data there, and no step starts from it")
+    steps = list(intervals(denoiser, z, times))
+    found = torch.stack([c for f in (read, *more) for c in f(schedule, times.to(z))])
+    if not (need.extremes(found[1, :-1])[0] > 0 and found[:, :-1].isfinite().all()):
+        raise ValueError("no step can start where sigma is 0 or the schedule changes infinitely fast")
     made_for = getattr(denoiser, "sampler", sampler)
     if made_for != sampler:
-        warnings.warn(
-            f"this student was distilled for {made_for}; {sampler} takes it elsewhere", stacklevel=3
-        )
-    each_time = [*(t for t, _ in starts), starts[-1][1]]
-    return list(zip(each_time, *(c.to(wide(z.dtype)).reshape(-1, *[1] * z.ndim) for c in (alpha, sigma))))
-
-
-def steep_stops(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, sampler: str) -> list[tuple]:
-    """(t, alpha, sigma, alpha', sigma') at each of the times. Raises ValueError where a slope is infinite."""
-    at = stops(denoiser, z, times, schedule, sampler)
-    found = torch.stack(rates(schedule, times.to(z)))
-    if not found[:, :-1].isfinite().all():
-        raise ValueError("the schedule changes infinitely fast at one of the times: start later, or use ddim")
-    d_alpha, d_sigma = found.to(wide(z.dtype)).reshape(2, -1, *[1] * z.ndim)
-    return [(*stop, *rate) for stop, *rate in zip(at, d_alpha, d_sigma)]
+        warnings.warn(f"this student was distilled for {made_for}, not for {sampler}", stacklevel=3)
+    each_time = [*(t for t, _ in steps), steps[-1][1]]
+    return list(zip(each_time, *found.to(need.wide(z.dtype)).reshape(len(found), -1, *[1] * z.ndim)))
 
 
 def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time, Time]]:
@@ -181,19 +155,13 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
 
     Warns when the denoiser is a student that was distilled for another grid.
     """
-    need_samples(z=z)
-    if not (isinstance(times, Tensor) and times.ndim == 1 and len(times) >= 2 and times.is_floating_point()):
-        raise ValueError("times must be a 1-D float tensor of n + 1 times for n steps, such as time_grid(n)")
-    if not ((times.diff() < 0).all() and 0 <= times[-1] and times[0] < torch.inf):
-        raise ValueError(f"times must fall from noise to data and never below 0, got {times.tolist()}")
+    need.samples(z=z)
+    need.ordered("times", times)
     steps = getattr(denoiser, "steps", None)
     if steps is not None and not (
         len(times) == steps + 1 and torch.allclose(times, time_grid(steps).to(times))
     ):
-        warnings.warn(
-            f"this student was distilled for time_grid({steps}): its answers on any other grid mean nothing, "
-            "and more steps make them worse",
-            stacklevel=3,
-        )
+        sentence = f"this student was distilled for time_grid({steps}): on any other grid it is wrong"
+        warnings.warn(f"{sentence}, and more steps make it worse", stacklevel=3)
     for t, s in pairwise(times.to(z)):
         yield t.expand(len(z)), s.expand(len(z))

@@ -15,44 +15,15 @@ outside its domain are refused, and half precision is computed in float32 and ca
 tensor([1.0000, 0.7071, 0.0000])
 """
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minidistill.inputs import Number, Whole, extremes, need_samples, number, rounding, whole, wide
-
-Time = Float[Tensor, " b"]  # one time for each sample in the batch
-Batch = Float[Tensor, "b *d"]  # points, images, videos: any axes after the batch
-Schedule = Callable[[Time], tuple[Time, Time]]
-
-
-def until(end: float) -> Callable[[Schedule], Schedule]:
-    """Makes a formula a schedule for times from 0 to `end`, which raises ValueError for anything else."""
-
-    def decorate(formula: Schedule) -> Schedule:
-        @functools.wraps(formula)
-        def schedule(t):
-            if not (isinstance(t, Tensor) and t.is_floating_point()):
-                raise ValueError(f"times must be a float tensor, got {t!r:.60}")
-            low, high = extremes(t) if t.numel() else (0.0, 0.0)
-            if not (-rounding(t.dtype) <= low and high <= end + rounding(t.dtype) and high < math.inf):
-                raise ValueError(
-                    f"this schedule runs from t = 0 (data) to t = {end:g} (noise), got {low:g} to {high:g}. "
-                    "A DDPM's step i of n is t = (i + 1) / n, and EDM's sigma is the time of edm alone"
-                )
-            if low < 0 or high > end:
-                t = t.clamp(0, end)
-            alpha, sigma = formula(t.to(wide(t.dtype)))
-            return alpha.to(t.dtype), sigma.to(t.dtype)
-
-        return schedule
-
-    return decorate
-
+from minidistill import need
+from minidistill.asking import Batch, Generator, Number, Schedule, Time, Whole, read, until
+from minidistill.need import wide
 
 # schedules, in the order in which the field met them
 
@@ -104,7 +75,7 @@ def shifted(schedule: Schedule, shift: Number) -> Schedule:
     For times in [0, 1]. It lowers log SNR of rectified flow by 2 log(shift) everywhere; shifts multiply, and
     1 / shift undoes one. Esser et al. (2024), eq. 23. Raises ValueError unless shift > 0.
     """
-    shift = number("shift", shift, above=0, why=" (1 changes nothing)")
+    shift = need.number("shift", shift, above=0, why=" (1 changes nothing)")
     # the same fraction, divided by shift: it is exactly 1 at t = 1, in any precision
     return until(1.0)(lambda t: schedule(t / (t + (1 - t) / shift)))
 
@@ -132,39 +103,13 @@ def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
     return schedule
 
 
-# what can be asked of any schedule
-
-
-def read(schedule: Schedule, t: Time) -> tuple[Time, Time]:
-    """alpha_t and sigma_t, each (b,), in float32 at least: the one place where a schedule is asked.
-
-    Raises ValueError unless t is a float tensor (b,), and alpha and sigma have its shape and are finite and
-    not negative.
-    """
-    if not (isinstance(t, Tensor) and t.is_floating_point() and t.ndim == 1 and len(t)):
-        got = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"{t!r:.60}"
-        raise ValueError(f"t must be a float tensor (b,) of one time per sample, got {got}")
-    t = t.to(wide(t.dtype))
-    found = schedule(t)
-    if not (isinstance(found, tuple) and [getattr(c, "shape", None) for c in found] == [t.shape] * 2):
-        raise ValueError(f"a schedule turns times {tuple(t.shape)} into (alpha, sigma), each of that shape")
-    low, high = extremes(torch.stack(found))
-    if not (-rounding(t.dtype) <= low and high < math.inf):  # cos(pi / 2) is -4e-8 in float32
-        raise ValueError(
-            f"alpha and sigma must be finite and never negative, got {low:g} to {high:g}: wrong times?"
-        )
-    return found
-
-
 def coefficients(schedule: Schedule, t: Time, z: Batch) -> tuple[Tensor, Tensor]:
     """alpha_t and sigma_t with one axis for each axis of z: (b,) -> (b, 1, ..., 1), in z's dtype or float32.
 
     Raises ValueError unless z is a batch of samples, with one floating-point time for each.
     """
-    need_samples(samples=z)
+    need.each("t", t, z)
     alpha, sigma = read(schedule, t)
-    if t.shape != z.shape[:1]:
-        raise ValueError(f"t must have one time per sample, ({len(z)},), got shape {tuple(t.shape)}")
     return like(alpha, z), like(sigma, z)
 
 
@@ -176,15 +121,15 @@ def like(coefficient: Time, z: Batch) -> Tensor:
     return coefficient.to(wide(z.dtype)).reshape(-1, *[1] * (z.ndim - 1))
 
 
-def randn_like(z: Batch, generator: torch.Generator | None = None) -> Batch:
+def randn_like(z: Batch, generator: Generator = None) -> Batch:
     """Unit Gaussian noise with the shape, dtype and device of z, from the generator."""
-    need_samples(samples=z)
+    need.samples(samples=z)
     return torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
 
 
 def mix(x: Batch, eps: Batch, t: Time, schedule: Schedule) -> Batch:
     """z_t = alpha_t x + sigma_t eps. Raises ValueError when x, eps and t do not belong to the same batch."""
-    need_samples(x=x, eps=eps)
+    need.samples(x=x, eps=eps)
     alpha, sigma = coefficients(schedule, t, x)
     return (alpha * x + sigma * eps).to(x.dtype)
 
@@ -205,9 +150,6 @@ def log_snr(schedule: Schedule, t: Time) -> Time:
     return (2 * (alpha.log() - sigma.log())).to(t.dtype)
 
 
-# tables
-
-
 def beta_table(kind: str, n: Whole = 1000) -> Float[Tensor, " n"]:
     """The betas of a DDPM table in float64; alpha_bar = cumprod(1 - beta).
 
@@ -215,7 +157,7 @@ def beta_table(kind: str, n: Whole = 1000) -> Float[Tensor, " n"]:
     Rombach et al. (2022). "squaredcos": Nichol & Dhariwal (2021), eq. 17, capped at 0.999. The end values are
     those of n = 1000.
     """
-    n = whole("n", n)
+    n = need.whole("n", n)
     match kind:
         case "linear":
             return torch.linspace(1e-4, 0.02, n, dtype=torch.float64)
@@ -251,15 +193,12 @@ def check_table(alpha_bar: Float[Tensor, " n"]) -> None:
         )
 
 
-# grids of times
-
-
 def time_grid(
     steps: Whole, start: Number = 1.0, end: Number = 0.0, dtype: torch.dtype | None = None
 ) -> Float[Tensor, " n"]:
     """steps + 1 even times from start (noise) down to end (data). Twice the steps keep every time."""
-    steps, end = whole("steps", steps), number("end", end, least=0)
-    start = number("start", start, above=end, why=": time runs from noise to data")
+    steps, end = need.whole("steps", steps), need.number("end", end, least=0)
+    start = need.number("start", start, above=end, why=": time runs from noise to data")
     return torch.linspace(start, end, steps + 1, dtype=dtype)
 
 
@@ -274,8 +213,8 @@ def karras_sigmas(
 
     Karras et al. (2022), eq. 5, without the 0 at the end. Halving n does not keep every second level.
     """
-    n, rho = whole("n", n, 2, why=" (two ends)"), number("rho", rho, above=0)
-    sigma_min = number("sigma_min", sigma_min, above=0)
-    sigma_max = number("sigma_max", sigma_max, above=sigma_min)
+    n, rho = need.whole("n", n, 2, why=" (two ends)"), need.number("rho", rho, above=0)
+    sigma_min = need.number("sigma_min", sigma_min, above=0)
+    sigma_max = need.number("sigma_max", sigma_max, above=sigma_min)
     sigmas = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n, dtype=torch.float64) ** rho
     return sigmas.to(dtype or torch.get_default_dtype())

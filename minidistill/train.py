@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from minidistill import need
 from minidistill.checkpoints import load, save_atomically
-from minidistill.inputs import SEEDS, Number, Whole, number, whole
+from minidistill.need import SEEDS, Number, Whole
 
 
 def train(
@@ -58,10 +59,14 @@ def train(
         raise ValueError(
             "data is a tuple of tensors of the same length, above 0: (x, labels), or (x,) for one"
         )
-    steps, batch, save_every = whole("steps", steps), whole("batch", batch), whole("save_every", save_every)
-    warmup, seed = whole("warmup", warmup, 0), whole("seed", seed, 0, SEEDS)
-    lr, clip = number("lr", lr, above=0), number("clip", clip, above=0)
-    ema_decay = number("ema_decay", ema_decay, 0, 1)
+    steps, batch, save_every = (
+        need.whole("steps", steps),
+        need.whole("batch", batch),
+        need.whole("save_every", save_every),
+    )
+    warmup, seed = need.whole("warmup", warmup, 0), need.whole("seed", seed, 0, SEEDS)
+    lr, clip = need.number("lr", lr, above=0), need.number("clip", clip, above=0)
+    ema_decay = need.number("ema_decay", ema_decay, 0, 1)
     run = dict(stage=stage, steps=steps, batch=batch, lr=lr, warmup=warmup, clip=clip, ema_decay=ema_decay)
     run |= dict(seed=seed, processes=world)
     if batch % world:

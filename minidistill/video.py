@@ -32,12 +32,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from minidistill import need, pyramid
+from minidistill.asking import Generator, Number, Whole, mean_square
 from minidistill.dit import Clip
 from minidistill.dit import block_causal_mask as block_causal_mask  # the network's part of this idea
 from minidistill.dit import grid_positions as grid_positions
-from minidistill.inputs import Number, Whole, need_conditioning, need_each, need_samples, number, whole
-from minidistill.parameterization import guided, mean_square
-from minidistill.pyramid import Images, Stage, answers, at_level, pyramid_sample, stage_batches, stage_steps
+from minidistill.parameterization import guided
+from minidistill.pyramid import Images, Stage, at_level, pyramid_sample, stage_batches
 from minidistill.schedules import Batch, Time, like, randn_like
 
 Video = Float[Tensor, "b frames c h w"]
@@ -53,8 +54,8 @@ def history_layout(frames: Whole, stage: Whole, n_stages: Whole) -> list[tuple[i
     frames counts that one too: 1 is an image. Level i is the size of stage i. Jin et al. (2024). Raises
     ValueError for less than one frame, and for a stage that does not exist.
     """
-    frames, n_stages = whole("frames", frames), whole("n_stages", n_stages)
-    stage = whole("stage", stage, 0, n_stages - 1)
+    frames, n_stages = need.whole("frames", frames), need.whole("n_stages", n_stages)
+    stage = need.whole("stage", stage, 0, n_stages - 1)
     layout, past, level = [(1, stage)], frames - 1, stage
     while past:
         newest = len(layout) == 1
@@ -66,8 +67,8 @@ def history_layout(frames: Whole, stage: Whole, n_stages: Whole) -> list[tuple[i
 
 def history(past: Video, stage: Whole, n_stages: Whole) -> list[Clip]:
     """The frames of the past as the network sees them at a stage: clips (b, count, c, height, width)."""
-    if past.ndim != 5:
-        raise ValueError(f"need frames (b, count, c, height, width), got {tuple(past.shape)}")
+    if not isinstance(past, Tensor) or past.ndim != 5:
+        raise ValueError(f"need frames (b, count, c, height, width), got {need.described(past)}")
     layout = history_layout(past.shape[1] + 1, stage, n_stages)[:-1]
     clips = []
     for clip, (count, level) in zip(past.split([count for count, _ in layout], dim=1), layout):
@@ -76,14 +77,14 @@ def history(past: Video, stage: Whole, n_stages: Whole) -> list[Clip]:
     return clips
 
 
-def corrupt(clips: Sequence[Clip], sigma: Time, generator: torch.Generator | None = None) -> list[Clip]:
+def corrupt(clips: Sequence[Clip], sigma: Time, generator: Generator = None) -> list[Clip]:
     """(1 - sigma) clip + sigma noise: one sigma for all frames of a sample, noise for each pixel.
 
     For training only, with sigma, (b,), uniform from 0 to 1/3 in the released code. The network is not told
     sigma. Raises ValueError unless there is one in [0, 1) for each sample.
     """
     for clip in clips:
-        need_each("sigma", sigma, clip, least=0, below=1, why=": how much of its past is noise")
+        need.each("sigma", sigma, clip, least=0, below=1, why=": how much of its past is noise")
     keep, add = 1 - sigma, sigma
     return [(like(keep, c) * c + like(add, c) * randn_like(c, generator)).to(c.dtype) for c in clips]
 
@@ -93,16 +94,16 @@ def count_tokens(layout: Sequence[tuple[Whole, Whole]], n_stages: Whole, full: W
 
     Raises ValueError when `full` cannot be quartered so often, and for a level that does not exist.
     """
-    quarters = 4 ** (whole("n_stages", n_stages) - 1)
-    if whole("full", full) % quarters:
+    quarters = 4 ** (need.whole("n_stages", n_stages) - 1)
+    if need.whole("full", full) % quarters:
         raise ValueError(f"{n_stages} stages need a multiple of {quarters} tokens at full size, got {full}")
-    layout = [(whole("a count", k), whole("a level", i, 0, n_stages - 1)) for k, i in layout]
+    layout = [(need.whole("a count", k), need.whole("a level", i, 0, n_stages - 1)) for k, i in layout]
     return sum(count * full // 4 ** (n_stages - 1 - level) for count, level in layout)
 
 
 def forward_flops(tokens: Whole, dim: Whole, depth: Whole = 1) -> int:
     """Floating-point operations of the blocks: 24 n d^2 in the linear layers, 4 n^2 d to attend."""
-    tokens, dim, depth = whole("tokens", tokens), whole("dim", dim), whole("depth", depth)
+    tokens, dim, depth = need.whole("tokens", tokens), need.whole("dim", dim), need.whole("depth", depth)
     return depth * (24 * tokens * dim**2 + 4 * tokens**2 * dim)
 
 
@@ -114,17 +115,15 @@ def video_flops(
     The first `given` frames are not made. One stage means a past at full size. With guidance, double it.
     Raises ValueError for less than one frame, and for more given frames than there are.
     """
-    frames = whole("frames", frames)
-    given = whole("given", given, 0, frames, why=", the number of frames")
+    frames = need.whole("frames", frames)
+    given = need.whole("given", given, 0, frames, why=", the number of frames")
+    need.whole("the number of stages", len(steps))
     return sum(
-        whole("steps", n, 0)
+        need.whole("steps", n, 0)
         * forward_flops(count_tokens(history_layout(frame, i, len(steps)), len(steps), full), dim, depth)
         for frame in range(given + 1, frames + 1)
         for i, n in enumerate(steps)
     )
-
-
-# training
 
 
 def video_loss(
@@ -135,7 +134,7 @@ def video_loss(
     frames: Sequence[Whole] | Tensor,
     stages: Sequence[Stage],
     sigma: Time | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     shares: Sequence[int] | None = None,
     packed: bool = False,
     **conditioning: Tensor,
@@ -148,18 +147,19 @@ def video_loss(
     length share a forward pass. With packed=True all share one, to the same result, where attention costs the
     square of all tokens together. Raises ValueError for what does not fit together.
     """
-    need_samples(x=x)
+    need.samples(x=x)
     frames = torch.as_tensor(frames).tolist()
     if x.ndim != 5 or not isinstance(frames, list) or len(frames) != len(x):
         raise ValueError(
             "need videos (b, frames, c, height, width) and for each the number of frames to use, "
             f"got {tuple(x.shape)} and {frames}"
         )
-    frames = [whole("frames", f, 1, x.shape[1], why=", the length of the videos") for f in frames]
-    need_conditioning(x, **conditioning)
-    need_each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
+    frames = [need.whole("frames", f, 1, x.shape[1], why=", the length of the videos") for f in frames]
+    need.conditioning(x, **conditioning)
+    need.each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
     if sigma is not None:
-        need_each("sigma", sigma, x, least=0, below=1, why=": how much of its past is noise")
+        need.each("sigma", sigma, x, least=0, below=1, why=": how much of its past is noise")
+    need.samples(noise=noise)
     if noise.shape != (len(x), *x.shape[2:]):
         raise ValueError(f"videos {tuple(x.shape)} need noise for one frame each, got {tuple(noise.shape)}")
     last = x[range(len(x)), [f - 1 for f in frames]]
@@ -173,13 +173,10 @@ def video_loss(
                 clips = corrupt(clips, sigma[index], generator)
             batches.append((index, z[rows], t[rows], target[rows]))
             given.append({name: value[index] for name, value in conditioning.items()} | {"history": clips})
-    found = answers(velocity, batches, packed, given)
+    found = pyramid.answers(velocity, batches, packed, given)
     losses = torch.cat([mean_square(answer, target) for answer, (*_, target) in zip(found, batches)])
     order = torch.tensor([j for index, *_ in batches for j in index], device=x.device)
     return losses[order.argsort()].to(x.dtype)
-
-
-# generation
 
 
 def rollout(
@@ -193,7 +190,7 @@ def rollout(
     guidance: tuple[Number, Number] = (1.0, 1.0),
     memory: Whole | None = None,
     jumps: Sequence[Sequence[Tensor]] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
 ) -> Video:
     """A video, frame by frame: each is generated from its own noise and the clean frames before it.
 
@@ -204,30 +201,26 @@ def rollout(
     made the noises of pyramid_sample; else drawn from the generator. Jin et al. (2024); as there the past is
     clean here. Raises ValueError for what does not fit together.
     """
-    need_samples(noise=noise)
+    need.samples(noise=noise)
     if noise.ndim != 5:
-        raise ValueError(
-            f"need noise (b, frames, c, height, width) for every frame, got {tuple(noise.shape)}"
-        )
+        raise ValueError(f"need noise (b, frames, c, height, width), got {tuple(noise.shape)}")
     given = noise[:, :0] if given is None else given
     fits = given.shape[:1] + given.shape[2:] == noise.shape[:1] + noise.shape[2:]
     if not fits or given.shape[1] > noise.shape[1] or given.dtype != noise.dtype:
-        raise ValueError(
-            f"given frames {tuple(given.shape)}, {given.dtype}, do not fit noise {tuple(noise.shape)}, "
-            f"{noise.dtype}: the same sizes and dtype, and no more frames"
-        )
+        found = f"given frames {need.described(given)} do not fit noise {need.described(noise)}"
+        raise ValueError(f"{found}: the same sizes and dtype, and no more frames")
     if not isinstance(guidance, Sequence) or len(guidance) != 2:
         raise ValueError(f"guidance has two scales, of a first frame and of the others, got {guidance}")
-    guidance = [number("guidance", scale) for scale in guidance]
+    pyramid.need_stages(stages)
+    guidance = [need.number("guidance", scale) for scale in guidance]
     if unconditional is None and guidance != [1, 1]:
         raise ValueError(f"guidance {guidance} needs the unconditional velocity")
-    steps = stage_steps(steps, stages)
-    first_steps = steps if first_steps is None else stage_steps(first_steps, stages)
-    memory = noise.shape[1] if memory is None else whole("memory", memory)
+    steps = pyramid.stage_steps(steps, stages)
+    first_steps = steps if first_steps is None else pyramid.stage_steps(first_steps, stages)
+    memory = noise.shape[1] if memory is None else need.whole("memory", memory)
     frames = list(given.unbind(1))
     made = noise.shape[1] - len(frames)
-    if jumps is not None and len(jumps) != made:
-        raise ValueError(f"need noises for the jumps of {made} frames, got {len(jumps)}")
+    need.as_many("lists of noises", jumps, made, "frame that is made")
     sides = [noise.shape[-1] // 2 ** (len(stages) - 1 - i) for i in range(len(stages))]
     for k in range(made):
         first = not frames

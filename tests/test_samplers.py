@@ -323,17 +323,18 @@ def test_float32_in_float32_out():
 def test_bad_input(unchecked_shapes):
     z = torch.ones(2, 2)
     for times, sentence in (
-        (torch.tensor([0.0, 1.0]), "fall from noise to data"),
-        (torch.tensor([1.0, -0.1]), "never below 0"),
-        (torch.tensor([1.0]), "n \\+ 1 times"),
-        (torch.tensor([[1.0, 0.0]]), "1-D"),
+        (torch.tensor([0.0, 1.0]), "times must fall"),
+        (torch.tensor([1.0, -0.1]), "must be at least 0"),
+        (torch.tensor([1.0]), "at least two"),
+        (torch.tensor([[1.0, 0.0]]), "float tensor"),
         (torch.tensor([2, 1]), "float"),
-        ([1.0, 0.0], "1-D float tensor"),
-        (torch.tensor([1.0, float("nan"), 0.0]), "fall from noise"),
+        ([1.0, 0.0], "float tensor"),
+        (torch.tensor([1.0, float("nan"), 0.0]), "at least 0"),
+        (torch.tensor([float("inf"), 1.0, 0.0]), "at least 0"),
     ):
         with pytest.raises(ValueError, match=sentence):
             ddim(lambda z, t: z, z, times, cosine)
-    with pytest.raises(ValueError, match="2 steps re-noise 1 times: need as many"):
+    with pytest.raises(ValueError, match="noises: 1 are needed"):
         renoise(lambda z, t: z, z, time_grid(2), cosine, noise=[z, z])
 
 

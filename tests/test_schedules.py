@@ -193,7 +193,7 @@ def test_expanded_times_have_rates():
 
 
 def test_a_time_that_is_no_tensor_is_refused(unchecked_shapes):
-    with pytest.raises(ValueError, match="one time per sample"):
+    with pytest.raises(ValueError, match="one for each sample"):
         schedules.mix(torch.zeros(2, 2), torch.zeros(2, 2), 0.5, cosine)
     with pytest.raises(ValueError, match="float tensor"):
         schedules.mix(torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([1, 2]), cosine)

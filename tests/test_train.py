@@ -158,7 +158,9 @@ def test_bad_checkpoints(tmp_path):
         run(steps=13, checkpoint=path)
     with pytest.raises(ValueError, match="does not fit this network"):
         load(path, {"net": nn.Linear(2, 2)})
-    with pytest.raises(ValueError, match="a whole checkpoint, but of net, optimizer, ema, and teacher is asked"):
+    with pytest.raises(
+        ValueError, match="a whole checkpoint, but of net, optimizer, ema, and teacher is asked"
+    ):
         load(path, {"teacher": nn.Linear(2, 2)})
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ValueError, match="not a whole checkpoint.*delete it"):

@@ -654,8 +654,8 @@ BAD = {
     "given images": (lambda: rollout(still, VIDEO, FOUND, 1, VIDEO[:, 0]), "do not fit"),
     "three scales": (lambda: rollout(still, VIDEO, FOUND, 1, guidance=(1, 1, 1)), "two scales"),
     "one scale": (lambda: rollout(still, VIDEO, FOUND, 1, guidance=2.0), "two scales"),
-    "steps for three stages": (lambda: rollout(still, VIDEO, FOUND, [1, 1, 1], VIDEO), "each of 2 stages"),
-    "first steps for one stage": (lambda: rollout(still, VIDEO, FOUND, 1, VIDEO[:, :1], [1]), "each of 2 stages"),
+    "steps for three stages": (lambda: rollout(still, VIDEO, FOUND, [1, 1, 1], VIDEO), "numbers of steps: 2 are needed"),
+    "first steps for one stage": (lambda: rollout(still, VIDEO, FOUND, 1, VIDEO[:, :1], [1]), "numbers of steps: 2 are needed"),
     "lists of unequal length": (lambda: network().packed([VIDEO[:, 0]], [T, T]), "longer"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a function is given, looked at before any work is done.
+"""What a function needs of what it is given, looked at before any work is done: need.whole("steps", steps).
 
 Counts, numbers, samples, and tensors of one number per sample. Each function here raises ValueError with a
 sentence that says what is wrong and what would be right. What a schedule says is looked at in schedules.py,
@@ -10,7 +10,6 @@ what a network answers in parameterization.py.
 
 import math
 import operator
-from collections.abc import Sequence
 from typing import SupportsFloat, SupportsIndex
 
 import torch
@@ -18,10 +17,11 @@ from torch import Tensor
 
 Whole = SupportsIndex  # int, and the integers of numpy and torch
 Number = SupportsFloat | SupportsIndex  # int and float, and those of numpy and torch
+Bound = int | float
 SEEDS = 2**32 - 1  # the largest seed, as in numpy and scikit-learn
 
 
-def whole(name: str, value: Whole, least: int = 1, most: int | float = math.inf, why: str = "") -> int:
+def whole(name: str, value: Whole, least: int = 1, most: Bound = math.inf, why: str = "") -> int:
     """The value as an int, from least to most."""
     try:
         n = operator.index(value)
@@ -35,10 +35,10 @@ def whole(name: str, value: Whole, least: int = 1, most: int | float = math.inf,
 def number(
     name: str,
     value: Number,
-    least: int | float = -math.inf,
-    most: int | float = math.inf,
-    above: int | float = -math.inf,
-    below: int | float = math.inf,
+    least: Bound = -math.inf,
+    most: Bound = math.inf,
+    above: Bound = -math.inf,
+    below: Bound = math.inf,
     why: str = "",
 ) -> float:
     """The value as a finite float: at least `least`, above `above`, at most `most`, below `below`."""
@@ -57,10 +57,10 @@ def number(
 
 
 def said(
-    least: int | float,
-    most: int | float = math.inf,
-    above: int | float = -math.inf,
-    below: int | float = math.inf,
+    least: Bound,
+    most: Bound = math.inf,
+    above: Bound = -math.inf,
+    below: Bound = math.inf,
 ) -> str:
     """The range in words."""
     if math.isfinite(least) and math.isfinite(most):
@@ -86,46 +86,88 @@ def rounding(dtype: torch.dtype) -> float:
     return 1e-6 + 2 * torch.finfo(dtype).eps
 
 
-def need_samples(**tensors: Tensor) -> None:
+def described(value) -> str:
+    """The dtype and shape of a tensor, and anything else as it is."""
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.60}"
+
+
+def samples(**tensors: Tensor) -> None:
     """Raises ValueError unless all are float tensors (b, *dims) of one shape, with b > 0."""
     for name, z in tensors.items():
         if not (isinstance(z, Tensor) and z.is_floating_point() and z.ndim and z.numel()):
-            got = f"{z.dtype} of shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"{z!r:.60}"
+            got = described(z)
             raise ValueError(f"{name} must be a float tensor (b, *dims) of at least one sample, got {got}")
     if len({z.shape for z in tensors.values()}) > 1:
         shapes = " and ".join(str(tuple(z.shape)) for z in tensors.values())
         raise ValueError(f"{' and '.join(tensors)} must have one shape, got {shapes}")
 
 
-def need_each(
+def each(
     name: str,
     value: Tensor,
     z: Tensor,
-    least: int | float = -math.inf,
-    most: int | float = math.inf,
-    above: int | float = -math.inf,
-    below: int | float = math.inf,
+    least: Bound = -math.inf,
+    most: Bound = math.inf,
+    above: Bound = -math.inf,
+    below: Bound = math.inf,
     counts: bool = False,
     why: str = "",
 ) -> None:
-    """Raises ValueError unless value, (b,), has a number in range for each sample of z; counts: integers."""
-    kind = "an integer" if counts else "a float"
-    good = (
-        isinstance(value, Tensor) and value.shape == z.shape[:1] and len(z) > 0 and value.dtype != torch.bool
-    )
-    if not good or value.is_complex() or value.is_floating_point() == counts:
-        got = (
-            f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.60}"
-        )
-        raise ValueError(f"{name} must be {kind} tensor ({len(z)},), one for each sample, got {got}")
+    """Raises ValueError unless value, (b,), has a number in range for each of the samples z.
+
+    counts: the numbers are integers. With value itself in the place of z it is any 1-D tensor.
+    """
+    if z is not value:
+        samples(samples=z)
+    b = len(z) if isinstance(z, Tensor) and z.ndim else 0
+    good = isinstance(value, Tensor) and value.shape == (b,) and b > 0 and not value.is_complex()
+    if not good or value.is_floating_point() == counts or value.dtype == torch.bool:
+        kind, size = "an integer" if counts else "a float", f"({b},)" if b else "(b,)"
+        raise ValueError(f"{name} must be {kind} tensor {size}, one for each sample, got {described(value)}")
     low, high = extremes(value)
-    if not (least <= low and above < low and high <= most and high < below):
+    if not (least <= low and above < low and high <= most and high < below and math.isfinite(high - low)):
         got = f"{low:g} to {high:g}"
         raise ValueError(f"{name} must be {said(least, most, above, below)} for each sample{why}, got {got}")
 
 
-def need_conditioning(z: Tensor, **conditioning) -> None:
-    """Raises ValueError unless conditioning, such as labels, has one entry for each sample of z."""
+def conditioning(z: Tensor, **conditioning: Tensor) -> None:
+    """Raises ValueError unless each, such as labels, is a tensor with an entry for each sample of z."""
     for name, value in conditioning.items():
-        if isinstance(value, Tensor | Sequence) and len(value) != len(z):
-            raise ValueError(f"{name} has {len(value)} entries for {len(z)} samples: one for each is needed")
+        if not (isinstance(value, Tensor) and value.ndim and len(value) == len(z)):
+            raise ValueError(
+                f"{name} must have an entry for each of {len(z)} samples, got {described(value)}"
+            )
+
+
+def images(x: Tensor, side: int) -> None:
+    """Raises ValueError unless x are float images whose sides can be divided by `side`."""
+    samples(images=x)
+    if x.ndim != 4 or x.shape[2] % side or x.shape[3] % side:
+        raise ValueError(
+            f"need images (b, c, height, width) with sides divisible by {side}, got {tuple(x.shape)}"
+        )
+
+
+def ordered(name: str, levels: Tensor, most: Bound = math.inf, falls: bool = True) -> None:
+    """Raises ValueError unless levels are two or more, falling or rising, from 0 to `most`: (n,)."""
+    up = levels.flip(0) if isinstance(levels, Tensor) and levels.ndim and falls else levels
+    each(name, up, up, 0, most)
+    if len(up) < 2 or not (up.diff() > 0).all():
+        word = "fall" if falls else "rise"
+        raise ValueError(
+            f"{name} must {word} from one to the next, at least two, got {levels.tolist()!s:.60}"
+        )
+
+
+def finite(**tensors: Tensor) -> None:
+    """Raises ValueError unless all are float tensors of finite numbers."""
+    for name, values in tensors.items():
+        samples(**{name: values})
+        if not all(map(math.isfinite, extremes(values))):
+            raise ValueError(f"{name} must be finite numbers, and some are nan or infinite")
+
+
+def as_many(name: str, values, n: int, of: str) -> None:
+    """Raises ValueError unless values is None or has n entries."""
+    if values is not None and len(values) != n:
+        raise ValueError(f"{name}: {n} are needed, one for each {of}, got {len(values)}")

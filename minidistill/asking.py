@@ -1,0 +1,119 @@
+"""Asking a schedule or a network, and looking at what it says.
+
+What this package is given are functions: a schedule t -> (alpha, sigma), and denoisers, velocities and
+networks (z, t) -> a tensor of z's shape. `read` asks the first, `ask` the others, and both raise ValueError
+for an answer that would otherwise be broadcast or carried on.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minidistill import need
+from minidistill.need import extremes, rounding, wide
+
+Time = Float[Tensor, " b"]  # one time for each sample in the batch
+Batch = Float[Tensor, "b *d"]  # points, images, videos: any axes after the batch
+Schedule = Callable[[Time], tuple[Time, Time]]
+Generator = torch.Generator | None  # None: torch's own random numbers
+Number, Whole = need.Number, need.Whole
+
+
+# a schedule
+
+
+def until(end: float) -> Callable[[Schedule], Schedule]:
+    """Makes a formula a schedule for times from 0 to `end`, which raises ValueError for anything else."""
+
+    def decorate(formula: Schedule) -> Schedule:
+        @functools.wraps(formula)
+        def schedule(t):
+            if not (isinstance(t, Tensor) and t.is_floating_point()):
+                raise ValueError(f"times must be a float tensor, got {t!r:.60}")
+            low, high = extremes(t) if t.numel() else (0.0, 0.0)
+            if not (-rounding(t.dtype) <= low and high <= end + rounding(t.dtype) and high < math.inf):
+                raise ValueError(
+                    f"this schedule runs from t = 0 (data) to t = {end:g} (noise), got {low:g} to {high:g}. "
+                    "A DDPM's step i of n is t = (i + 1) / n, and EDM's sigma is the time of edm alone"
+                )
+            if low < 0 or high > end:
+                t = t.clamp(0, end)
+            alpha, sigma = formula(t.to(wide(t.dtype)))
+            return alpha.to(t.dtype), sigma.to(t.dtype)
+
+        return schedule
+
+    return decorate
+
+
+def read(schedule: Schedule, t: Time) -> tuple[Time, Time]:
+    """alpha_t and sigma_t, each (b,), in float32 at least: the one place where a schedule is asked.
+
+    Raises ValueError unless t is a float tensor (b,), and alpha and sigma have its shape and are finite and
+    not negative.
+    """
+    need.each("t", t, t)
+    if not callable(schedule):
+        raise ValueError(
+            f"a schedule is a function t -> (alpha, sigma), such as cosine, got {schedule!r:.60}"
+        )
+    t = t.to(wide(t.dtype))
+    found = schedule(t)
+    if not (isinstance(found, tuple) and [getattr(c, "shape", None) for c in found] == [t.shape] * 2):
+        raise ValueError(f"a schedule turns times {tuple(t.shape)} into (alpha, sigma), each of that shape")
+    low, high = extremes(torch.stack(found))
+    if not (-rounding(t.dtype) <= low and high < math.inf):  # cos(pi / 2) is -4e-8 in float32
+        raise ValueError(
+            f"alpha and sigma must be finite and never negative, got {low:g} to {high:g}: wrong times?"
+        )
+    return found
+
+
+# a network
+
+
+def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **conditioning) -> Batch:
+    """model(z, t), looked at: of a denoiser, kind "x", of a velocity, or of a network, kind "tangent".
+
+    The model gets t in z's dtype, and its answer comes back in z's dtype. Raises ValueError for an answer of
+    another shape, a time that is not finite, an input changed in place, and a model known to answer another
+    kind: those that this package makes say it in `predicts`.
+    """
+    if not callable(model):
+        raise ValueError(f"needed: a function (z, t) -> {kind}, got {model!r:.60}")
+    known = getattr(model, "predicts", None)
+    if known and kind and known != kind:
+        raise ValueError(f"needed: a model that predicts {kind}. This one predicts {known}")
+    need.each("t", t, z)
+    t = t.to(z.dtype)
+    if torch.is_inference_mode_enabled():  # where torch does not count changes
+        z, t = z.clone(), t.clone()
+    given = [(a, a._version) for a in (z, t) if not a.is_inference()]
+    answer = model(z, t, **conditioning)
+    if not isinstance(answer, Tensor) or not answer.is_floating_point():
+        got = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(f"the network returned {got}, not a float tensor of z's shape {tuple(z.shape)}")
+    if answer.shape != z.shape:
+        raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of shape {tuple(z.shape)}")
+    if any(a._version != version for a, version in given):
+        raise ValueError("the model changed its input in place: z and t must stay as they are")
+    return answer.to(z.dtype)
+
+
+def mean_square(answer: Batch, target: Batch) -> Time:
+    """The squared distance per number of each sample, in float32 at least: (b,)."""
+    difference = answer.to(wide(answer.dtype)) - target
+    return difference.square().reshape(len(answer), -1).mean(1)
+
+
+@contextmanager
+def same_dropout(x: Tensor) -> Iterator[None]:
+    """Puts torch's random state, which dropout draws from, back: what is asked next sees the same masks."""
+    devices = [] if x.device.type == "cpu" else [x.device]
+    with torch.random.fork_rng(devices, device_type=x.device.type):
+        yield
