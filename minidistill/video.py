@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minidistill import need, pyramid
-from minidistill.asking import Generator, Number, Whole, mean_square
+from minidistill.asking import Generator, Number, Whole, ask, mean_square
 from minidistill.dit import Clip
 from minidistill.dit import block_causal_mask as block_causal_mask  # the network's part of this idea
 from minidistill.dit import grid_positions as grid_positions
@@ -148,8 +148,8 @@ def video_loss(
     square of all tokens together. Raises ValueError for what does not fit together.
     """
     need.samples(x=x)
-    frames = torch.as_tensor(frames).tolist()
-    if x.ndim != 5 or not isinstance(frames, list) or len(frames) != len(x):
+    frames = frames.tolist() if isinstance(frames, Tensor) else frames
+    if x.ndim != 5 or not isinstance(frames, Sequence) or len(frames) != len(x):
         raise ValueError(
             "need videos (b, frames, c, height, width) and for each the number of frames to use, "
             f"got {tuple(x.shape)} and {frames}"
@@ -228,7 +228,7 @@ def rollout(
         clips = {side: history(past, i, len(stages)) for i, side in enumerate(sides)}
 
         def shown(network: Velocity) -> Velocity:  # the size of z tells its stage
-            return lambda z, t: network(z, t, history=clips[z.shape[-1]])
+            return lambda z, t: ask(network, z, t, "velocity", history=clips[z.shape[-1]])
 
         scale = guidance[0] if first else guidance[1]
         v = shown(velocity) if scale == 1 else guided(shown(velocity), shown(unconditional), scale)
