@@ -174,20 +174,26 @@ class ProductMixture:
         return y.T @ self.rotation.T
 
 
+def hazard(x: Tensor) -> Tensor:
+    """The unit Gaussian's density over its CDF, with all digits in the tails."""
+    return math.sqrt(2 / math.pi) / torch.special.erfcx(-x / math.sqrt(2))
+
+
 def log_cdf(
     y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor, sign: Tensor | float = 1.0
 ) -> Tensor:
-    """log P(Y <= y) of the 1-D mixtures, or log P(Y >= y) where sign is -1: (b, d)."""
+    """log P(Y <= y) of the 1-D mixtures, or log P(Y >= y) where sign is -1: (b, d). Differentiable once."""
     x = torch.as_tensor(sign).to(y)[..., None] * (y[..., None] - means) / variances.sqrt()
-    return (log_weights + torch.special.log_ndtr(x)).logsumexp(-1)
+    fixed = x.detach()
+    # torch's own derivative of log_ndtr loses its digits in the tails
+    return (log_weights + torch.special.log_ndtr(fixed) + hazard(fixed) * (x - fixed)).logsumexp(-1)
 
 
 def log_cdf_slope(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor, sign: Tensor) -> Tensor:
-    """d log_cdf / dy, from the hazard of each component, which keeps its digits in the tails: (b, d)."""
+    """d log_cdf / dy: (b, d)."""
     x = sign[..., None] * (y[..., None] - means) / variances.sqrt()
     shares = (log_weights + torch.special.log_ndtr(x)).softmax(-1)
-    hazards = math.sqrt(2 / math.pi) / torch.special.erfcx(-x / math.sqrt(2)) / variances.sqrt()
-    return sign * (shares * hazards).sum(-1)
+    return sign * (shares * hazard(x) / variances.sqrt()).sum(-1)
 
 
 def log_density(y: Tensor, log_weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:

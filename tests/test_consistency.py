@@ -850,3 +850,40 @@ def test_the_claim():
 def test_tuning_brings_one_step_closer():
     teacher, student = tune(0, 240)
     assert quality(student)[0] < 0.6 * quality(teacher)[0]
+
+
+def test_curricula_at_their_ends():
+    """The original takes at least one interval, and computes powers in floating point."""
+    assert consistency.ct_steps(0, 10, s0=1) == (2, 0.9)
+    assert [consistency.ct_steps(k, 800_000)[0] for k in (0, 1, 1000, 400_000)] == [2, 3, 6, 107]
+    t = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    torch.testing.assert_close(ect_mapping(t, 8, q=256), t * (1 - (1 + 8 * torch.sigmoid(-t)) / 256.0**8))
+    assert torch.equal(ect_mapping(t, 2000), t)  # the gap is below what a number can hold
+
+
+def test_dropout_is_shared_by_the_tangent_and_the_network():
+    masks = []
+
+    def net(z, t):
+        mask = torch.dropout(torch.ones_like(z), 0.5, True)
+        masks.append(mask.clone())
+        return z * mask
+
+    x, eps = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    consistency.scm_loss(net, x, eps, torch.tensor([0.2, 0.5, 0.8, 1.2]))
+    assert len(masks) == 2 and torch.equal(masks[0], masks[1]) and 0 < masks[0].mean() < 2
+
+
+def test_the_tangent_goes_through_attention_written_as_matrix_products():
+    """And not through torch's fused attention, unless it is told to be that: pytorch#128971."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def net(z, t):
+        q = z[:, None] * t[:, None, None]
+        return torch.nn.functional.scaled_dot_product_attention(q, q, q)[:, 0]
+
+    x, eps = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.2, 0.5, 0.8, 1.2])
+    wrapped = lambda z, t: net(z, t[:, None].expand(-1, 3)[:, :, None].mean((1, 2)))
+    with sdpa_kernel(SDPBackend.MATH):
+        assert consistency.scm_loss(wrapped, x, eps, t).isfinite().all()

@@ -231,3 +231,29 @@ def test_moving_digits_are_the_digits():
     step = (place[:, 1:] - place[:, :-1]).norm(dim=-1)[middle]
     assert len(step) > 10
     torch.testing.assert_close(step, torch.ones_like(step), atol=1e-3, rtol=0)
+
+
+def test_a_small_file_that_grows_is_refused_without_growing(tiny_mnist, tmp_path, monkeypatch):
+    """1.5 MB of gzip can hold gigabytes; no more than a real file is ever uncompressed."""
+    monkeypatch.setattr(data, "LARGEST", 1000)
+    read, original = [], gzip.GzipFile.read
+
+    def counted(self, size=-1):
+        answer = original(self, size)
+        read.append(len(answer))
+        return answer
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    folder = fill(tmp_path / "mine")
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(10**7)))
+    with pytest.raises(ValueError, match="corrupt or not mnist's"):
+        data.mnist("train", folder)
+    assert max(read) == 1000
+
+
+def test_a_download_is_used_when_the_cache_cannot_be_written(tiny_mnist, tmp_path, monkeypatch, server):
+    url, _ = server
+    monkeypatch.setattr(data, "MNIST_MIRRORS", (url,))
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="was downloaded but cannot be kept"):
+        assert len(data.mnist("train")[0]) == 2

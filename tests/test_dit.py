@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minidistill.dit import Attention, DiT, patch_positions, sines
+from minidistill.dit import MLP, Attention, DiT, patch_positions, sines
+from minidistill.plots import image_rows
 
 
 def awake(**options):
@@ -90,3 +91,43 @@ def test_bad_input(unchecked_shapes):
         DiT(dim=18, heads=2)
     with pytest.raises(ValueError, match="heads = 3"):
         DiT(dim=16, heads=3)
+
+
+def test_what_a_network_refuses(unchecked_shapes):
+    net, z, t = DiT(classes=10), torch.randn(2, 1, 8, 8), torch.rand(2)
+    for call, sentence in (
+        (lambda: net(z, t, torch.tensor([1, 11])), "label must be from 0 to 10 .* 10 for none"),
+        (lambda: net(z, t, torch.tensor([1, -1])), "label must be from 0 to 10"),
+        (lambda: net(z, t, torch.tensor([1])), r"label must be an integer tensor \(2,\)"),
+        (lambda: DiT()(z, t, torch.tensor([0, 1])), "label must .* this network has no classes"),
+        (lambda: net(z.double(), t), "images are torch.float64, the weights torch.float32"),
+        (lambda: net(z, torch.tensor(0.5)), r"t must be a float tensor \(2,\)"),
+        (lambda: net(z, torch.tensor([0, 1])), "t must be a float tensor .* got torch.int64"),
+        (lambda: net(z[:0], t[:0]), "at least one sample"),
+        (lambda: net.packed([z], [t[:1]]), "t must be"),
+        (lambda: MLP()(z[:, 0, 0, :3], t), r"need points \(b, 2\)"),
+        (lambda: MLP()(z[:, 0, 0, :2].double(), t), "float64"),
+        (lambda: MLP()(z[:, 0, 0, :2], torch.tensor([0, 1])), "t must be a float tensor"),
+        (lambda: image_rows({"colours": torch.zeros(4, 3, 8, 8)}), "grey images .* for 'colours'"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            call()
+
+
+def test_the_top_frequency_decides_how_fast_it_changes_with_time():
+    """What sCM differentiates: the embedding of a DiT up to 256 moves sixteen times as fast as one up to 16."""
+    t = torch.linspace(0.1, 1.5, 100)
+    speed = [
+        torch.func.jvp(lambda t: sines(t, 64, top), (t,), (torch.ones_like(t),))[1].norm(dim=1).mean()
+        for top in (16.0, 256.0)
+    ]
+    assert 8 < speed[1] / speed[0] < 32
+    torch.manual_seed(0)
+    slow = DiT(top=16.0)
+    assert not torch.equal(slow.condition(t, None), DiT().condition(t, None))
+
+
+def test_half_precision_weights_see_the_time_in_float32():
+    """An angle of 1.5 at frequency 256, in float16, is known to a quarter of a radian."""
+    t = torch.tensor([0.5, 1.5])
+    torch.testing.assert_close(sines(t.half(), 64).half(), sines(t, 64).half())

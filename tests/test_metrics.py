@@ -174,3 +174,8 @@ def test_centre_of_brightness():
     faint = image + 0.02 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
     assert (centre_of_brightness(faint) - centre_of_brightness(image)).abs().max() < 0.01
     assert centre_of_brightness(torch.full((4, 4), -1.0)).tolist() == [0.0, 0.0]
+
+
+def test_a_distance_of_nothing_has_no_error():
+    a = torch.randn(10, 3)
+    assert metrics.flow_map_error(a, a) == (0.0, 0.0)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -186,3 +188,39 @@ def test_bad_input():
         ProductMixture(torch.ones(2), torch.ones(2), torch.ones(2))
     with pytest.raises(ValueError, match="float"):
         Empirical(torch.zeros(3, 2, dtype=torch.long))
+
+
+def test_the_flow_map_far_in_the_tails_in_float32():
+    """Three thousand standard deviations out it once gave 51956 for 4260."""
+    for seed in range(10):
+        thing = checks.mixture(2, 3, seed)
+        g = torch.Generator().manual_seed(seed)
+        sign = torch.randn(16, 2, generator=g, dtype=torch.float64).sign()
+        for far in (1e1, 1e3, 3e3, 1e5):
+            z = far * sign * (1 + torch.rand(16, 2, generator=g, dtype=torch.float64))
+            for t, s in ((1.0, 0.0), (0.5, 0.0), (0.3, 0.9)):
+                times = [torch.full((16,), u, dtype=torch.float64) for u in (t, s)]
+                right = thing.flow_map(z, *times, rectified_flow)
+                found = thing.flow_map(z.float(), *(u.float() for u in times), rectified_flow)
+                torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-5 * far)
+
+
+def test_its_derivative_far_in_the_tails():
+    """There one component is alone, and the map is linear: the slope is the ratio of its widths."""
+    thing = ProductMixture(
+        torch.tensor([[0.5, 0.5]]), torch.tensor([[-1.0, 1.0]]), torch.tensor([[0.1, 0.6]])
+    )
+    z = torch.tensor([[3000.0], [-3000.0]], requires_grad=True)
+    t, s = torch.full((2,), 0.5), torch.full((2,), 0.25)
+    thing.flow_map(z, t, s, rectified_flow).sum().backward()
+    ratio = ((0.75 * 0.6) ** 2 + 0.25**2) ** 0.5 / ((0.5 * 0.6) ** 2 + 0.5**2) ** 0.5
+    torch.testing.assert_close(z.grad, torch.full((2, 1), ratio), rtol=1e-3, atol=0)
+
+
+def test_points_have_no_density(unchecked_shapes):
+    thing = Empirical(torch.randn(5, 2))
+    with pytest.raises(ValueError, match="points have no density"):
+        thing.log_prob(torch.randn(3, 2), torch.tensor([0.5, 0.0, 0.1]), rectified_flow)
+    for bad in (torch.tensor([[1.0, math.nan]]), torch.ones(3), torch.ones(0, 2), torch.ones(2, 2).long()):
+        with pytest.raises(ValueError, match="points must"):
+            Empirical(bad)

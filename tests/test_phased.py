@@ -742,3 +742,45 @@ def test_bad_input(unchecked_shapes):
     ):
         with pytest.raises(ValueError, match=sentence):
             call()
+
+
+@pytest.mark.parametrize("origin", [50, 30, 40, 100, 999])
+def test_lcm_timesteps_are_those_of_diffusers(origin):
+    """latent-consistency-model#30: right for 50 alone is not right."""
+    from diffusers import LCMScheduler
+
+    scheduler = LCMScheduler()
+    for steps in (1, 2, 3, 4, 7, 8, origin):
+        scheduler.set_timesteps(steps, original_inference_steps=origin)
+        assert lcm_timesteps(steps, origin) == scheduler.timesteps.tolist()
+    assert lcm_timesteps(4, 30) == [989, 758, 494, 263]
+
+
+def dropping(masks):
+    """A velocity that notes the mask that dropout drew for it."""
+
+    def velocity(z, t):
+        mask = torch.dropout(torch.ones_like(z), 0.5, True)
+        masks.append(mask)
+        return z * mask
+
+    return velocity
+
+
+def test_student_and_target_share_their_dropout_masks():
+    x, eps = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    fixed, grid, masks = (lambda z, t: z), phase_grid(4), []
+    phased_loss(dropping(masks), dropping(masks), fixed, x, eps, torch.tensor([1, 2, 3, 4]), grid, grid[::4])
+    table = tabulated((1 - beta_table("linear")).cumprod(0))
+    lcm_loss(dropping(masks), dropping(masks), fixed, x, eps, torch.tensor([50, 100, 500, 999]), table)
+    for target, student in zip(masks[::2], masks[1::2]):
+        assert torch.equal(target, student) and 0 < target.mean() < 2
+    assert len(masks) == 4 and not torch.equal(masks[0], masks[2])
+
+
+def test_edges_in_disorder_are_refused(unchecked_shapes):
+    grid = phase_grid(4)
+    for edges in (grid[[0, 3, 2, 4]], grid[[0, 2, 2, 4]], grid[:1], grid - 0.1, 2 * grid, grid * math.nan):
+        for call in (lambda: phase_end(torch.tensor([0.3]), edges), lambda: exact_student(None, edges)):
+            with pytest.raises(ValueError, match="edges must"):
+                call()

@@ -7,6 +7,7 @@ student sampled with another number of steps) is a warning, in test_samplers; 25
 function here.
 """
 
+import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from einops import rearrange
 
 from minidistill import progressive
 from minidistill.checks import progressive as checks
+from minidistill.oracle import Gaussian
 from minidistill.parameterization import convert
 from minidistill.progressive import (
     Student,
@@ -26,7 +28,7 @@ from minidistill.progressive import (
     quotient_target,
     two_step_target,
 )
-from minidistill.samplers import ddim, ddim_step
+from minidistill.samplers import ddim, ddim_step, euler, heun, renoise
 from minidistill.schedules import cosine, log_snr, mix, rectified_flow, time_grid
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "progressive.json").read_text())
@@ -456,3 +458,27 @@ def test_bad_input(unchecked_shapes):
         progressive_loss(checks.teacher, checks.teacher, z, 4, cosine, weighting="snr + 1")
     with pytest.raises(ValueError, match="never reaches"):
         halvings(12)
+
+
+def test_a_student_says_which_sampler_it_is_for():
+    """A perfect student of four steps, on its own grid: DDIM is right, and every other sampler is not."""
+    thing = Gaussian(torch.zeros(2).double(), torch.diag(torch.tensor([4.0, 0.25])).double())
+    teacher, z = (
+        thing.denoiser(cosine),
+        torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double(),
+    )
+    student = Student(lambda z, t: two_step_target(teacher, z, t, 4, cosine), 4)
+    expected = ddim(teacher, z, time_grid(8), cosine)
+    torch.testing.assert_close(ddim(student, z, time_grid(4), cosine), expected, atol=1e-6, rtol=0)
+    for sampler in (euler, heun, renoise):
+        with (
+            pytest.warns(UserWarning, match=f"distilled for ddim, not for {sampler.__name__}"),
+            contextlib.suppress(ValueError),
+        ):
+            assert (sampler(student, z, time_grid(4), cosine) - expected).abs().max() > 0.1
+    student = Student(
+        thing.denoiser(rectified_flow), 4
+    )  # there Euler is DDIM, and a warning would be an error
+    torch.testing.assert_close(
+        euler(student, z, time_grid(4), rectified_flow), ddim(student, z, time_grid(4), rectified_flow)
+    )
