@@ -1,6 +1,8 @@
+import argparse
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -275,3 +277,154 @@ def test_the_claim(tmp_path):
     assert float(student["distance"]) <= float(undistilled["distance"]) / 4
     assert float(student["accuracy"]) >= 0.95
     assert float(student["frechet"]) < float(undistilled["frechet"]) / 10
+
+
+def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = ["--updates", "20", "--out", str(tmp_path / "out")]
+    for arguments, sentence in (
+        (["--out", str(tmp_path / "file")], "is a file: choose a folder"),
+        ([*out, "--method", "phased", "--guidance", "nan"], "--guidance must be a finite number"),
+        ([*out, "--method", "phased", "--guidance", "inf"], "--guidance must be a finite number"),
+        ([*out, "--seed", str(2**63)], "--seed must be from 0 to 4294967295"),
+        ([*out, "--seed", "-1"], "--seed must be from 0"),
+        ([*out, "--device", "meta"], "--device meta cannot be used"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2 and sentence in capsys.readouterr().err
+    for arguments, sentence in (
+        (["--updates", "20", "--out", str(tmp_path / "file" / "below")], "Not a directory"),
+        ([*out, "--method", "phased", "--plan", "10-3"], "phases do not divide"),
+        ([*out, "--data", "mnist", "--folder", str(tmp_path / "file")], "there is no train-images"),
+    ):
+        assert main(arguments) == 2 and sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "7", '"text"', "{", ""])
+def test_settings_that_are_none(tmp_path, capsys, text):
+    (tmp_path / "settings.json").write_text(text)
+    assert go(tmp_path, "--resume") == 2
+    assert "settings.json is damaged" in capsys.readouterr().err
+    assert (tmp_path / "settings.json").read_text() == text
+
+
+def test_a_finished_run_is_resumed_though_the_disk_is_full(short, tmp_path, monkeypatch, capsys):
+    assert go(tmp_path) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert go(tmp_path, "--resume") == 2
+    assert "minidistill: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+
+
+def test_checkpoints_that_were_mixed_up(short, tmp_path, capsys):
+    assert go(tmp_path) == 0
+    (tmp_path / "student-1.pt").write_bytes((tmp_path / "student-2.pt").read_bytes())
+    assert go(tmp_path, "--resume") == 2
+    assert (
+        "student-1.pt belongs to a run with other settings: stage student 2 (now student 1)"
+        in capsys.readouterr().err
+    )
+    broken = bytearray((tmp_path / "teacher.pt").read_bytes())
+    broken[len(broken) // 2] ^= 1
+    (tmp_path / "teacher.pt").write_bytes(broken)
+    assert go(tmp_path, "--resume") == 2
+    assert "teacher.pt is not a whole checkpoint of this program (its checksum" in capsys.readouterr().err
+
+
+def test_a_loss_that_explodes_ends_in_a_sentence(short, tmp_path, monkeypatch, capsys):
+    original = quickstart.diffusion_loss
+    monkeypatch.setattr(quickstart, "diffusion_loss", lambda *a, **b: original(*a, **b) / 0.0)
+    assert go(tmp_path) == 2
+    assert "minidistill: the loss or its gradient was not finite" in capsys.readouterr().err
+    assert not (tmp_path / "teacher.pt").exists()
+
+
+def test_another_run_on_the_same_folder_is_refused(short, tmp_path, capsys):
+    with program.alone(tmp_path):
+        assert go(tmp_path) == 2
+        assert "another run is writing to" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert go(tmp_path) == 0  # and the lock leaves nothing behind
+
+
+def test_the_number_of_processes_is_a_setting(short, tmp_path, capsys):
+    assert go(tmp_path) == 0
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processes": 2}))
+    assert go(tmp_path, "--resume") == 2
+    assert "processes 2, now 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_saves_and_says_how_to_go_on(short, tmp_path, monkeypatch, capsys, name):
+    number, calls, original = getattr(signal, name), [], quickstart.diffusion_loss
+
+    def stopped(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(quickstart, "diffusion_loss", stopped)
+    assert go(tmp_path) == 128 + number
+    assert "--resume continues it" in capsys.readouterr().err
+    assert torch.load(tmp_path / "teacher.pt", weights_only=True)["step"] == 7
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_the_picture_is_there_though_nobody_reads_the_table(short, tmp_path, monkeypatch, capsys):
+    """`| head -1`, or a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as patch, os.fdopen(writer, "w") as nobody:
+        patch.setattr(sys, "stdout", nobody)
+        assert go(tmp_path) == 128 + signal.SIGPIPE
+    assert (tmp_path / "samples.png").exists() and len(table(tmp_path)) == 8
+    assert "Traceback" not in capsys.readouterr().err
+
+
+class Clock:
+    """Time for tqdm: a stage's step takes what the stage says."""
+
+    now = 0.0
+
+    def __call__(self):
+        return Clock.now
+
+
+def test_the_promised_time_is_that_of_the_stage(tmp_path, monkeypatch, capsys):
+    """Within 30 % of the truth from the tenth second on, though the judge is fifty times as fast."""
+    Clock.now = 0.0
+    monkeypatch.setattr("tqdm.std.time", Clock())
+    promises = []
+
+    def stage_of(seconds):
+        def train(steps, **_):
+            for step in range(1, steps + 1):
+                Clock.now += seconds
+                yield step, None
+
+        return train
+
+    args = argparse.Namespace(seed=0, compile=False, bf16=False, out=tmp_path)
+    updates = {"judge": 4000, "teacher": 1600, "student": 480}
+    stage = program.training(args, updates, True)
+    for name, seconds in (("judge", 0.005), ("teacher", 0.25), ("student", 0.4)):
+        start = Clock.now
+        stage(name, stage_of(seconds))
+        printed = capsys.readouterr().err
+        assert f"{name} ({list(updates).index(name) + 1} of 3)" in printed
+        for minutes, secs, left_minutes, left in re.findall(r"(\d+):(\d+)<(\d+):(\d+)", printed):
+            elapsed, promised = 60 * int(minutes) + int(secs), 60 * int(left_minutes) + int(left)
+            truth = Clock.now - start - elapsed
+            if elapsed >= 10 and truth > 5:
+                promises.append(promised / truth)
+    assert len(promises) > 50 and 0.7 < min(promises) and max(promises) < 1.3

@@ -1,14 +1,17 @@
 import copy
+import io
 import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from minidistill.train import load, save_atomically, train, whole_steps
+from minidistill.checkpoints import load, save_atomically, unsealed
+from minidistill.train import train, whole_steps
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sin().sum(1, keepdim=True)
@@ -225,3 +228,187 @@ def test_two_processes_are_one(tmp_path):
         for name, value in ours.state_dict().items():
             torch.testing.assert_close(a[name], b[name], atol=0, rtol=0)
             torch.testing.assert_close(a[name], value, atol=1e-6, rtol=0)
+
+
+def test_buffers_follow_the_average():
+    """mean-teacher#9, moco#70: an average of weights with the statistics of an untrained network is useless."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    ema = copy.deepcopy(net)
+    for _ in train(net, noisy_loss, (3 + 5 * X, Y), 50, batch=8, ema=ema):
+        pass
+    assert ema[1].running_mean.norm() > 1 and ema[1].num_batches_tracked == 50
+    for ours, theirs in zip(ema.buffers(), net.buffers()):
+        assert torch.equal(ours, theirs)
+
+
+class Cliff(torch.autograd.Function):
+    """The identity, with a gradient that is not a number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize("at", [7, 10, 12])
+def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path, at):
+    """The loss is finite. At step 10 it would be saved, at step 12 the run would succeed."""
+    path = tmp_path / "run.pt"
+
+    def loss(net, x, y, step, generator):
+        value = noisy_loss(net, x, y, step, generator)
+        return Cliff.apply(value) if step == at else value
+
+    def guarded(net, x, y, step, generator):  # afterwards everything is finite again
+        if step > at:
+            net = network()
+            return net(x).square().mean(1) + 0 * sum(p.sum() for p in net.parameters())
+        return loss(net, x, y, step, generator)
+
+    with pytest.raises(FloatingPointError, match="gradient.*the last checkpoint was kept"):
+        run(loss=guarded if at == 7 else loss, checkpoint=path, save_every=5)
+    net = network()
+    assert load(path, {"net": net}) == (10 if at == 12 else 5)
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_other_signals_save_like_ctrl_c(tmp_path, name):
+    """And then do what they would have done: here a handler of the caller's."""
+    path, number, received = tmp_path / "run.pt", getattr(signal, name), []
+
+    def loss(net, x, y, step, generator):
+        if step == 7:
+            os.kill(os.getpid(), number)
+        return noisy_loss(net, x, y, step, generator)
+
+    def stop(*_):
+        received.append(load(path, {"net": network()}))
+        raise KeyboardInterrupt
+
+    previous = signal.signal(number, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(loss=loss, checkpoint=path, save_every=100)
+        assert received == [7] and signal.getsignal(number) is stop
+        signal.signal(number, signal.SIG_IGN)  # as under nohup
+        assert len(run(loss=loss)[2]) == 12
+    finally:
+        signal.signal(number, previous)
+    assert same(run(checkpoint=path)[0], run()[0])
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "run.pt"
+    save_atomically({"net": nn.Linear(2, 2).state_dict(), "run": {}, "step": 3}, path)
+    whole = path.read_bytes()
+    assert torch.load(path, weights_only=True)["step"] == 3  # torch reads it like any other
+    for place in range(0, len(whole), 13):
+        broken = bytearray(whole)
+        broken[place] ^= 4
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="not a whole checkpoint .*its checksum is missing or wrong"):
+            load(path, {"net": nn.Linear(2, 2)})
+    torch.save({"net": nn.Linear(2, 2).state_dict(), "run": {}, "step": 3}, path)
+    with pytest.raises(ValueError, match="its checksum is missing"):
+        load(path, {"net": nn.Linear(2, 2)})
+
+
+def test_a_checkpoint_knows_its_stage_its_parts_and_its_processes(tmp_path):
+    path = tmp_path / "student-2.pt"
+    run(checkpoint=path, stage="student 2")
+    with pytest.raises(ValueError, match=r"stage student 2 \(now student 1\)"):
+        run(checkpoint=path, stage="student 1")
+    saved = torch.load(path, weights_only=True)
+    assert saved["run"]["processes"] == 1 and saved["run"]["stage"] == "student 2"
+    saved["run"]["processes"] = 2
+    save_atomically(saved, path)
+    with pytest.raises(ValueError, match=r"processes 2 \(now 1\)"):
+        run(checkpoint=path, stage="student 2")
+    # resumed with or without an average, which the run had not or had: the file is whole and stays
+    alone = tmp_path / "alone.pt"
+    for _ in train(network(), noisy_loss, (X, Y), 3, batch=8, checkpoint=alone):
+        pass
+    before = alone.read_bytes()
+    for ema, file in ((network(), alone), (None, path)):
+        with pytest.raises(ValueError, match="is a whole checkpoint, but of .*choose another file"):
+            next(train(network(), noisy_loss, (X, Y), 3, batch=8, ema=ema, checkpoint=file))
+    assert alone.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "part, value", [("net", 3), ("optimizer", []), ("run", 5), ("step", "7"), ("step", -1), ("net", {})]
+)
+def test_parts_of_the_wrong_type(tmp_path, part, value):
+    path = tmp_path / "run.pt"
+    run(checkpoint=path)
+    save_atomically(torch.load(path, weights_only=True) | {part: value}, path)
+    with pytest.raises(ValueError, match="run.pt (is not a whole checkpoint|does not fit this network)"):
+        run(checkpoint=path)
+
+
+def write_many(path, value):
+    for _ in range(40):
+        save_atomically({"a": torch.full((20_000,), float(value))}, path)
+
+
+def test_two_processes_that_save_at_once(tmp_path):
+    """Half of the reads of a file under a shared temporary name were broken."""
+    path = tmp_path / "run.pt"
+    write_many(path, 0)
+    context = torch.multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_many, args=(path, value)) for value in (1, 2)]
+    for writer in writers:
+        writer.start()
+    reads = 0
+    while any(writer.is_alive() for writer in writers):
+        values = torch.load(io.BytesIO(unsealed(path.read_bytes())), weights_only=True)["a"]
+        assert values.min() == values.max()
+        reads += 1
+    assert reads > 10 and [writer.exitcode for writer in writers] == [0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_full_disk_leaves_no_debris(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    save_atomically({"a": torch.ones(1)}, path)
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_atomically({"a": torch.zeros(1)}, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"] and torch.load(path)["a"] == 1
+
+
+def test_settings_that_make_no_sense(unchecked_shapes):
+    for wrong, sentence in (
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 2.0}, "steps must be a whole number"),
+        ({"batch": -1}, "batch must be at least 1"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+        ({"lr": 0}, "lr must be above 0"),
+        ({"warmup": 1.5}, "warmup must be a whole number"),
+        ({"clip": 0.0}, "clip must be above 0"),
+        ({"ema_decay": 1.5}, "ema_decay must be from 0 to 1"),
+        ({"seed": 2**63}, "seed must be from 0 to 4294967295"),
+        ({"save_every": 0}, "save_every must be at least 1"),
+        ({"data": X}, r"data is a tuple of tensors .* or \(x,\) for one"),
+        ({"data": (X[:0], Y[:0])}, "above 0"),
+    ):
+        options = {"data": (X, Y), "steps": 3} | wrong
+        with pytest.raises(ValueError, match=sentence):
+            next(train(network(), noisy_loss, **options))
+    seed = np.int64(2**32 - 1)  # whose product with a million is no int64
+    assert len(list(train(network(), noisy_loss, (X, Y), np.int64(2), batch=8, seed=seed))) == 2
+
+
+def test_nothing_happens_without_a_loop():
+    net = network()
+    train(net, noisy_loss, (X, Y), 3)
+    assert same(net, network()) and "nothing happens" in train.__doc__
