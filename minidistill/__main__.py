@@ -113,10 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         parser.error(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}")
     try:
-        args.guidance, args.seed = (
-            need.number("--guidance", args.guidance),
-            need.whole("--seed", args.seed, 0, SEEDS),
-        )
+        need.number("--guidance", args.guidance)
+        need.whole("--seed", args.seed, 0, SEEDS)
     except ValueError as error:
         parser.error(str(error))
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
@@ -145,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + (stop.args or [signal.SIGINT])[0]
     except BrokenPipeError:  # whoever reads the table has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 141  # as of a program that SIGPIPE stops
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"minidistill: {error}", file=sys.stderr)
         return 2
