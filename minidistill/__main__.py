@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         parser.error(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}")
     try:
-        need.number("--guidance", args.guidance)
+        need.number("--guidance", args.guidance, -1000, 1000)
         need.whole("--seed", args.seed, 0, SEEDS)
     except ValueError as error:
         parser.error(str(error))
@@ -416,7 +416,8 @@ def refuse_another_run(args: argparse.Namespace, now: dict, path: Path, first: b
         saved = dict(json.loads(path.read_text()).items())
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
-    changed = [f"--{name} {saved.get(name)}, now {now[name]}" for name in now if saved.get(name) != now[name]]
+    option = {name: f"--{name}" for name in now} | {"processes": "processes"}
+    changed = [f"{option[k]} {saved.get(k)}, now {now[k]}" for k in now if saved.get(k) != now[k]]
     if changed:
         raise ValueError(
             f"{args.out} holds a run with {'; '.join(changed)}: use its settings, or another --out"

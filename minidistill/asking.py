@@ -6,7 +6,6 @@ for an answer that would otherwise be broadcast or carried on.
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minidistill import need
-from minidistill.need import extremes, rounding, wide
+from minidistill.need import extremes, rounding, wide, within
 
 Time = Float[Tensor, " b"]  # one time for each sample in the batch
 Batch = Float[Tensor, "b *d"]  # points, images, videos: any axes after the batch
@@ -35,14 +34,15 @@ def until(end: float) -> Callable[[Schedule], Schedule]:
         def schedule(t):
             if not (isinstance(t, Tensor) and t.is_floating_point()):
                 raise ValueError(f"times must be a float tensor, got {t!r:.60}")
-            low, high = extremes(t) if t.numel() else (0.0, 0.0)
-            if not (-rounding(t.dtype) <= low and high <= end + rounding(t.dtype) and high < math.inf):
-                raise ValueError(
-                    f"this schedule runs from t = 0 (data) to t = {end:g} (noise), got {low:g} to {high:g}. "
-                    "A DDPM's step i of n is t = (i + 1) / n, and EDM's sigma is the time of edm alone"
-                )
-            if low < 0 or high > end:
-                t = t.clamp(0, end)
+            if t.numel() and not within(t, 0, end):
+                slack = rounding(t.dtype)
+                if not within(t, -slack, end + slack):
+                    low, high = extremes(t)
+                    raise ValueError(
+                        f"this schedule runs from t = 0 (data) to t = {end:g} (noise), got {low:g} to "
+                        f"{high:g}. A DDPM's step i of n is t = (i + 1) / n, and EDM's sigma is edm's time"
+                    )
+                t = t + (t.clamp(0, end) - t).detach()  # the end itself, with its derivative
             alpha, sigma = formula(t.to(wide(t.dtype)))
             return alpha.to(t.dtype), sigma.to(t.dtype)
 
@@ -63,15 +63,22 @@ def read(schedule: Schedule, t: Time) -> tuple[Time, Time]:
             f"a schedule is a function t -> (alpha, sigma), such as cosine, got {schedule!r:.60}"
         )
     t = t.to(wide(t.dtype))
+    version = None if t.is_inference() else t._version
     found = schedule(t)
-    if not (isinstance(found, tuple) and [getattr(c, "shape", None) for c in found] == [t.shape] * 2):
-        raise ValueError(f"a schedule turns times {tuple(t.shape)} into (alpha, sigma), each of that shape")
-    low, high = extremes(torch.stack(found))
-    if not (-rounding(t.dtype) <= low and high < math.inf):  # cos(pi / 2) is -4e-8 in float32
+    tensors = isinstance(found, tuple) and all(isinstance(c, Tensor) for c in found)
+    if not tensors or [c.shape for c in found] != [t.shape] * 2:
+        raise ValueError(
+            f"a schedule turns times {tuple(t.shape)} into a tuple (alpha, sigma), each like them"
+        )
+    if version is not None and t._version != version:
+        raise ValueError("the schedule changed its times in place: it must leave them as they are")
+    both = torch.stack(found)
+    if not within(both, -rounding(t.dtype)):
+        low, high = extremes(both)
         raise ValueError(
             f"alpha and sigma must be finite and never negative, got {low:g} to {high:g}: wrong times?"
         )
-    return found
+    return tuple(c.clamp(min=0) for c in found)  # cos(pi / 2) is -4e-8 in float32
 
 
 # a network
@@ -93,7 +100,8 @@ def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **
     t = t.to(z.dtype)
     if torch.is_inference_mode_enabled():  # where torch does not count changes
         z, t = z.clone(), t.clone()
-    given = [(a, a._version) for a in (z, t) if not a.is_inference()]
+    more = [a for v in conditioning.values() for a in (v if isinstance(v, list | tuple) else [v])]
+    given = [(a, a._version) for a in (z, t, *more) if isinstance(a, Tensor) and not a.is_inference()]
     answer = model(z, t, **conditioning)
     if not isinstance(answer, Tensor) or not answer.is_floating_point():
         got = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
@@ -101,7 +109,7 @@ def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **
     if answer.shape != z.shape:
         raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of shape {tuple(z.shape)}")
     if any(a._version != version for a, version in given):
-        raise ValueError("the model changed its input in place: z and t must stay as they are")
+        raise ValueError("the model changed its input in place: z, t and conditioning must stay as they are")
     return answer.to(z.dtype)
 
 

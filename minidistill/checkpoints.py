@@ -50,7 +50,7 @@ def unsealed(content: bytes) -> bytes:
     """The archive without its seal. Raises ValueError unless the seal is there and right."""
     archive = content[:-66] + bytes(2)
     if sealed(archive) != content:
-        raise ValueError("its checksum is missing or wrong")
+        raise ValueError("its checksum is missing or wrong: it is damaged, or another version wrote it")
     return archive
 
 
@@ -66,7 +66,8 @@ def load(path: str | Path, state: dict, run: dict | None = None) -> int:
         saved_run, step = dict(saved["run"]), need.whole("step", saved["step"], 0)
     except Exception as error:  # a broken file fails in many ways: zip, pickle, missing keys
         raise ValueError(
-            f"{path} is not a whole checkpoint of this program ({error}); delete it to train this part anew"
+            f"{path} is not a whole checkpoint of this program ({error}); move it away, or delete it, to "
+            "train this part anew"
         ) from error
     parts = {name: part for name, part in saved.items() if name not in ("run", "step")}
     if not state.keys() <= parts.keys() or (run is not None and state.keys() != parts.keys()):
@@ -75,9 +76,8 @@ def load(path: str | Path, state: dict, run: dict | None = None) -> int:
             "train with those parts, or choose another file"
         )
     if run is not None and saved_run != run:
-        changed = ", ".join(
-            f"{k} {saved_run.get(k)} (now {v})" for k, v in run.items() if saved_run.get(k) != v
-        )
+        keys = [k for k in {**run, **saved_run} if saved_run.get(k) != run.get(k)]
+        changed = ", ".join(f"{k} {saved_run.get(k)} (now {run.get(k)})" for k in keys)
         raise ValueError(
             f"{path} belongs to a run with other settings: {changed}. Use those, or another file"
         )

@@ -218,9 +218,6 @@ def lognormal_times(
     return torch.exp(mean + std * torch.randn(need.whole("b", b), generator=generator, device=device))
 
 
-# grids and curricula of consistency training
-
-
 def ct_steps(
     step: Whole, total: Whole, s0: Whole = 2, s1: Whole = 150, mu0: Number = 0.9
 ) -> tuple[int, float]:

@@ -208,7 +208,7 @@ class DiT(nn.Module):
         if label is not None:
             why = ": this network has no classes" if self.null == 0 else f", {self.null} for none"
             need.each("label", label, z, 0, self.null, counts=True, why=why)
-        if z.dtype != self.out.weight.dtype:
+        if z.dtype != self.out.weight.dtype and not torch.is_autocast_enabled(z.device.type):
             raise ValueError(
                 f"images are {z.dtype}, the weights {self.out.weight.dtype}: use .to() on one of them"
             )
@@ -248,7 +248,7 @@ class DiT(nn.Module):
         """One vector from the time and the class."""
         label = torch.full(t.shape, self.null, device=t.device) if label is None else label
         time = sines(t, self.dim, self.top).to(self.out.weight.dtype)
-        return rearrange(F.silu(self.time(time) + self.label(label)), "b d -> b 1 d")
+        return rearrange(F.silu(self.time(time) + self.label(label.long())), "b d -> b 1 d")
 
     def body(self, x: Tensor, c: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All blocks; the conditioning comes back with the tokens, for the last layer."""

@@ -41,14 +41,14 @@ def edit(
     """
     need.samples(y=y)
     guess = inverse(y)
-    measured = operator(guess)
+    measured = operator(guess.clone())
     if getattr(measured, "shape", None) != y.shape or not torch.allclose(measured, y, atol=1e-5):
         raise ValueError("operator(inverse(y)) must be y: inverse makes an image that has the measurement")
     need.as_many("noises", noise, len(times) - 1, "step")
 
     def agreeing(z: Batch, t: Time) -> Batch:
         x = ask(f, z, t, "x")
-        return x + inverse(y - operator(x))
+        return x + inverse(y - operator(x.clone()))
 
     first, later = (randn_like(guess, generator), None) if noise is None else (noise[0].to(guess), noise[1:])
     (t, _), *_ = intervals(f, guess, times)
@@ -67,7 +67,7 @@ def slerp(a: Batch, b: Batch, weight: Float[Tensor, " b"]) -> Batch:
     flat_a, flat_b = (noise.to(need.wide(a.dtype)).reshape(len(a), -1) for noise in (a, b))
     cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b)
     angle, weight = torch.acos(cosine.clamp(-1, 1)), weight.to(cosine.dtype)
-    if not need.extremes(angle)[1] <= torch.pi - 1e-4:
+    if not need.within(angle, most=torch.pi - 1e-4):
         raise ValueError("a and b are opposite: many great circles join them. Use other noise")
     # the shares sin((1 - weight) angle) / sin(angle) and sin(weight angle) / sin(angle), finite at angle 0
     share_a, share_b = (

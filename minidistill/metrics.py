@@ -184,7 +184,7 @@ def nearest_neighbour_ratio(samples: Batch, training: Training) -> Float[Tensor,
         raise ValueError(
             f"shapes {tuple(samples.shape)} and {tuple(training.shape)} are not of the same kind of data"
         )
-    on_processor(samples, training)  # refuses what is not finite
+    need.finite(samples=samples, training=training)
     dtype = samples.dtype
     samples, training = (x.flatten(1).to(wide(dtype)) for x in (samples, training))
     nearest = torch.cdist(samples, training).topk(2, dim=1, largest=False).indices

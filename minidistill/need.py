@@ -1,8 +1,8 @@
 """What a function needs of what it is given, looked at before any work is done: need.whole("steps", steps).
 
 Counts, numbers, samples, and tensors of one number per sample. Each function here raises ValueError with a
-sentence that says what is wrong and what would be right. What a schedule says is looked at in schedules.py,
-what a network answers in parameterization.py.
+sentence that says what is wrong and what would be right. What a schedule or a network answers is looked at in
+asking.py.
 
 >>> whole("steps", torch.tensor(4))  # numpy's and torch's integers count; 4.0 is a float
 4
@@ -42,6 +42,8 @@ def number(
     why: str = "",
 ) -> float:
     """The value as a finite float: at least `least`, above `above`, at most `most`, below `below`."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise ValueError(f"{name} is a plain number here and gets no gradient: use its .item()")
     try:
         x = math.nan if isinstance(value, str | bytes) else float(value)
     except (
@@ -52,7 +54,9 @@ def number(
     ):  # torch refuses several numbers with the last but one
         x = math.nan
     if not (math.isfinite(x) and least <= x <= most and above < x < below):
-        raise ValueError(f"{name} must be {said(least, most, above, below)}{why}, got {value!r:.60}")
+        range_ = said(least, most, above, below)
+        finite = "" if math.isfinite(x) or "finite" in range_ else ", and finite"
+        raise ValueError(f"{name} must be {range_}{finite}{why}, got {value!r:.60}")
     return x
 
 
@@ -74,6 +78,23 @@ def extremes(c: Tensor) -> tuple[float, float]:
     """The smallest and the largest value, both nan if one is. Looking at values makes an accelerator wait."""
     low, high = c.detach().aminmax()
     return float(low), float(high)
+
+
+def within(
+    c: Tensor,
+    least: Bound = -math.inf,
+    most: Bound = math.inf,
+    above: Bound = -math.inf,
+    below: Bound = math.inf,
+) -> bool:
+    """Whether all values are finite and in range; True where torch cannot tell, in vmap and torch.compile."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        low, high = extremes(c)
+    except RuntimeError:
+        return True
+    return least <= low and above < low and high <= most and high < below and math.isfinite(high - low)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -122,12 +143,15 @@ def each(
     b = len(z) if isinstance(z, Tensor) and z.ndim else 0
     good = isinstance(value, Tensor) and value.shape == (b,) and b > 0 and not value.is_complex()
     if not good or value.is_floating_point() == counts or value.dtype == torch.bool:
-        kind, size = "an integer" if counts else "a float", f"({b},)" if b else "(b,)"
-        raise ValueError(f"{name} must be {kind} tensor {size}, one for each sample, got {described(value)}")
-    low, high = extremes(value)
-    if not (least <= low and above < low and high <= most and high < below and math.isfinite(high - low)):
-        got = f"{low:g} to {high:g}"
-        raise ValueError(f"{name} must be {said(least, most, above, below)} for each sample{why}, got {got}")
+        kind = "an integer" if counts else "a float"
+        size = "(n,)" if z is value else f"({b},), one for each sample"
+        raise ValueError(f"{name} must be {kind} tensor {size}, got {described(value)}")
+    slack = 0 if counts else rounding(value.dtype)
+    if not within(value, least - slack, most + slack, above, below):
+        low, high = extremes(value)
+        where = "" if z is value else " for each sample"
+        limits = said(least, most, above, below)
+        raise ValueError(f"{name} must be {limits}{where}{why}, got {low:.9g} to {high:.9g}")
 
 
 def conditioning(z: Tensor, **conditioning: Tensor) -> None:
@@ -152,7 +176,7 @@ def ordered(name: str, levels: Tensor, most: Bound = math.inf, falls: bool = Tru
     """Raises ValueError unless levels are two or more, falling or rising, from 0 to `most`: (n,)."""
     up = levels.flip(0) if isinstance(levels, Tensor) and levels.ndim and falls else levels
     each(name, up, up, 0, most)
-    if len(up) < 2 or not (up.diff() > 0).all():
+    if len(up) < 2 or not within(up.diff(), above=0):
         word = "fall" if falls else "rise"
         raise ValueError(
             f"{name} must {word} from one to the next, at least two, got {levels.tolist()!s:.60}"
@@ -163,7 +187,7 @@ def finite(**tensors: Tensor) -> None:
     """Raises ValueError unless all are float tensors of finite numbers."""
     for name, values in tensors.items():
         samples(**{name: values})
-        if not all(map(math.isfinite, extremes(values))):
+        if not within(values):
             raise ValueError(f"{name} must be finite numbers, and some are nan or infinite")
 
 

@@ -16,7 +16,7 @@ it determines x and eps, as long as the determinant alpha b - sigma a is not 0: 
 
 v is from Salimans & Ho (2022), section 4 and appendix D; the velocity dz/dt of rectified flow is eps - x.
 
->>> from minidistill.schedules import Number, cosine
+>>> from minidistill.schedules import cosine
 >>> z, v, t = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([1.0])
 >>> convert(v, z, t, cosine, "v", "x")  # at t = 1, v = -x
 tensor([[-2.]])

@@ -127,7 +127,7 @@ def phase_end(t: Time, edges: Float[Tensor, " m"]) -> Time:
     low, high = edges.to(getattr(t, "dtype", None))[[0, -1]].tolist()
     need.each("t", t, t, above=low, most=high, why=": a phase ends below it")
     edges = edges.to(t).contiguous()
-    return edges[torch.searchsorted(edges, t.contiguous()) - 1]
+    return edges[torch.searchsorted(edges, t.contiguous()).clamp(max=len(edges) - 1) - 1]
 
 
 def grid_stops(grid: Grid, steps: Whole) -> Float[Tensor, " m"]:
@@ -181,12 +181,13 @@ def phased_loss(
     huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
     if not torch.isin(edges.to(grid), grid).all():
         raise ValueError("edges must be levels of the grid, as from phase_edges")
-    grid = grid.to(x.device)
+    grid, index = grid.to(x.device), index.long()
     t, s = grid[index], grid[index - 1]
     end = phase_end(t, edges)
     z = mix(x, eps, t, rectified_flow)
-    with torch.no_grad(), same_dropout(x):  # a target is a constant
+    with torch.no_grad():  # a target is a constant
         z_s = jump(ask(teacher, z, t, "velocity"), z, t, s)
+    with torch.no_grad(), same_dropout(x):
         # from s = 0 the jump has length 0, and some networks divide by the time: they are asked at t
         wanted = jump(ask(target, z_s, torch.where(s > 0, s, t), "velocity"), z_s, s, end)
     landed = jump(ask(student, z, t, "velocity"), z, t, end)
@@ -219,7 +220,7 @@ def phased_sample(
     """
     need.samples(z=z)
     need.ordered("stops", stops, 1)
-    fresh = fresh if isinstance(fresh, Tensor) else need.number("fresh", fresh)
+    fresh = fresh if isinstance(fresh, Tensor | list | tuple) else need.number("fresh", fresh)
     shares = torch.as_tensor(fresh, dtype=torch.float64, device="cpu")
     need.as_many("shares", shares if shares.ndim else None, len(stops) - 1, "stop but the first")
     shares = shares.expand(len(stops) - 1)
@@ -260,7 +261,8 @@ def exact_student(flow_map: Callable, edges: Float[Tensor, " m"]) -> Velocity:
 
     def velocity(z: Batch, t: Time) -> Batch:
         end = phase_end(t, edges)
-        return ((z - flow_map(z, t, end, rectified_flow)) / like(t - end, z)).to(z.dtype)
+        landed = ask(lambda z, t: flow_map(z, t, end, rectified_flow), z, t, "x")
+        return ((z - landed) / like(t - end, z)).to(z.dtype)
 
     velocity.predicts = "velocity"
     return velocity
@@ -279,7 +281,7 @@ def aged_student(teacher: Velocity, grid: Grid, edges: Float[Tensor, " m"], age:
         need.each("t", t, z)
         levels, end = grid.to(z), phase_end(t, edges)
         distance, index = (levels - t[:, None]).abs().min(dim=1)
-        if not need.extremes(distance)[1] <= need.rounding(t.dtype):
+        if not need.within(distance, most=need.rounding(t.dtype)):
             raise ValueError(f"this student knows only the times of its grid, got {t.tolist()}")
         start, now = z, t
         for k in range(age + 1):

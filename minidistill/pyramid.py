@@ -198,7 +198,7 @@ def answers(velocity: Velocity, batches: list, packed: bool, given: list[dict]) 
         **{name: [one[name] for one in given] for name in given[0]},
     )
     # looked at like any answer
-    return [ask(lambda *_: a, z, t, "velocity") for a, (_, z, t, _) in zip(together, batches)]
+    return [ask(lambda *_: a, z, t, "velocity") for a, (_, z, t, _) in zip(together, batches, strict=True)]
 
 
 def shared_out(conditioning: dict[str, Tensor], batches: list, x: Tensor) -> list[dict]:
@@ -263,7 +263,7 @@ def pyramid_sample(
 
 def stage_steps(steps: Whole | Sequence[Whole], stages: Sequence[Stage]) -> list[int]:
     """The number of steps in each stage. Raises ValueError unless there is one, at least 1, for each."""
-    listed = steps if isinstance(steps, Sequence) else [steps] * len(stages)
+    listed = steps if isinstance(steps, Sequence) or getattr(steps, "ndim", 0) else [steps] * len(stages)
     need.as_many("numbers of steps", listed, len(stages), "stage")
     return [need.whole("steps", n) for n in listed]
 

@@ -13,7 +13,7 @@ algorithm 1. Renoise: Song et al. (2023), algorithm 1.
 
 Every sampler starts with z at times[0], with the variance of that time: for EDM's t = 80, 80 times unit noise
 (from unit noise itself, all samples end near the mean). It ends at times[-1]; trajectory=True returns all
-n + 1 states, stacked. The schedule is read once, for all times.
+n + 1 states, stacked. The schedule is read once, for all times: it must be one function for all samples.
 
 >>> from minidistill.schedules import rectified_flow
 >>> perfect = lambda z, t: 0 * z  # all the data is at 0
@@ -32,7 +32,7 @@ from torch import Tensor
 from minidistill import need
 from minidistill.asking import Batch, Generator, Schedule, Time, ask, read
 from minidistill.parameterization import Denoiser
-from minidistill.schedules import coefficients, like, randn_like, rates, rectified_flow, time_grid
+from minidistill.schedules import coefficients, edm, like, randn_like, rates, rectified_flow, time_grid
 
 Times = Float[Tensor, " n"]  # n times for n - 1 steps, decreasing
 
@@ -70,7 +70,7 @@ def slope(x_hat: Batch, z: Batch, alpha: Tensor, sigma: Tensor, d_alpha: Tensor,
 def euler(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajectory: bool = False) -> Tensor:
     """Euler's method on dz/dt: first order. For rectified flow it is DDIM."""
     states = [z]
-    sampler = "ddim" if schedule is rectified_flow else "euler"
+    sampler = "ddim" if schedule in (rectified_flow, edm) else "euler"  # there they are the same
     for (t, *here), (s, *_) in pairwise(stops(denoiser, z, times, schedule, sampler, rates)):
         z = (z + like(s - t, z) * slope(ask(denoiser, z, t, "x"), z, *here)).to(z.dtype)
         if trajectory:
@@ -141,7 +141,7 @@ def stops(
     """
     steps = list(intervals(denoiser, z, times))
     found = torch.stack([c for f in (read, *more) for c in f(schedule, times.to(z))])
-    if not (need.extremes(found[1, :-1])[0] > 0 and found[:, :-1].isfinite().all()):
+    if not (need.within(found[1, :-1], above=0) and need.within(found[:, :-1])):
         raise ValueError("no step can start where sigma is 0 or the schedule changes infinitely fast")
     made_for = getattr(denoiser, "sampler", sampler)
     if made_for != sampler:
@@ -162,6 +162,6 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
         len(times) == steps + 1 and torch.allclose(times, time_grid(steps).to(times))
     ):
         sentence = f"this student was distilled for time_grid({steps}): on any other grid it is wrong"
-        warnings.warn(f"{sentence}, and more steps make it worse", stacklevel=3)
+        warnings.warn(f"{sentence}, and more steps make it worse", stacklevel=4)
     for t, s in pairwise(times.to(z)):
         yield t.expand(len(z)), s.expand(len(z))

@@ -11,6 +11,7 @@ on one CPU. Started by torchrun, every process takes its share of the batch, dra
 the gradients are averaged: the same run again with as many processes, and another one with more or fewer.
 """
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,8 @@ def train(
         need.whole("save_every", save_every),
     )
     warmup, seed = need.whole("warmup", warmup, 0), need.whole("seed", seed, 0, SEEDS)
-    lr, clip = need.number("lr", lr, above=0), need.number("clip", clip, above=0)
+    lr = need.number("lr", lr, above=0)
+    clip = clip if clip == math.inf else need.number("clip", clip, above=0)
     ema_decay = need.number("ema_decay", ema_decay, 0, 1)
     run = dict(stage=stage, steps=steps, batch=batch, lr=lr, warmup=warmup, clip=clip, ema_decay=ema_decay)
     run |= dict(seed=seed, processes=world)

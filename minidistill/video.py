@@ -148,7 +148,7 @@ def video_loss(
     square of all tokens together. Raises ValueError for what does not fit together.
     """
     need.samples(x=x)
-    frames = frames.tolist() if isinstance(frames, Tensor) else frames
+    frames = frames.tolist() if hasattr(frames, "tolist") else frames
     if x.ndim != 5 or not isinstance(frames, Sequence) or len(frames) != len(x):
         raise ValueError(
             "need videos (b, frames, c, height, width) and for each the number of frames to use, "

@@ -284,8 +284,9 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, capsys):
     out = ["--updates", "20", "--out", str(tmp_path / "out")]
     for arguments, sentence in (
         (["--out", str(tmp_path / "file")], "is a file: choose a folder"),
-        ([*out, "--method", "phased", "--guidance", "nan"], "--guidance must be a finite number"),
-        ([*out, "--method", "phased", "--guidance", "inf"], "--guidance must be a finite number"),
+        ([*out, "--method", "phased", "--guidance", "nan"], "--guidance must be from -1000 to 1000"),
+        ([*out, "--method", "phased", "--guidance", "inf"], "--guidance must be from -1000 to 1000"),
+        ([*out, "--method", "phased", "--guidance", "1e39"], "--guidance must be from -1000 to 1000"),
         ([*out, "--seed", str(2**63)], "--seed must be from 0 to 4294967295"),
         ([*out, "--seed", "-1"], "--seed must be from 0"),
         ([*out, "--device", "meta"], "--device meta cannot be used"),

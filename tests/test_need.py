@@ -230,7 +230,7 @@ def test_what_is_no_schedule_is_refused(name, bad):
 def test_times_outside_the_domain_are_refused(schedule):
     for times in ([0.5, 999.0], [-0.1, 0.5], [0.5, math.nan], [math.inf, 0.5], [1.001, 1.0]):
         for call in (schedule, lambda t: rates(schedule, t), lambda t: mix(X[:2], EPS[:2], t, schedule)):
-            with pytest.raises(ValueError, match="this schedule runs from|for each sample"):
+            with pytest.raises(ValueError, match="this schedule runs from|t must be"):
                 call(torch.tensor(times))
     with pytest.raises(ValueError, match="float tensor"):
         schedule(0.5)
@@ -589,3 +589,59 @@ def test_the_sentences():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
             call()
+
+
+def test_a_time_just_beyond_the_end_keeps_its_derivative():
+    """As of float32 times that were computed: 1.0000001 is 1, and the schedule still moves there."""
+    for schedule in (cosine, rectified_flow, linear_beta):
+        inside, beyond = (torch.stack(rates(schedule, torch.tensor([t]))) for t in (1.0, 1.0 + 1.2e-7))
+        torch.testing.assert_close(beyond, inside)
+    oracle = Gaussian(torch.zeros(2), torch.eye(2)).denoiser(cosine)
+    times, z = time_grid(4), torch.randn(8, 2, generator=G)
+    nudged = torch.cat([times[:1] + 1.2e-7, times[1:]])
+    torch.testing.assert_close(euler(oracle, z, nudged, cosine), euler(oracle, z, times, cosine))
+
+
+def test_functions_that_are_transformed():
+    """Where torch cannot look at values, in vmap and while it compiles, they are not looked at."""
+    oracle, x = Gaussian(torch.zeros(2), torch.eye(2)), torch.randn(4, 2, generator=G)
+    one = lambda z, t: oracle.denoiser(cosine)(z[None], t[None])[0]
+    torch.testing.assert_close(torch.func.vmap(one)(x, T), oracle.denoiser(cosine)(x, T))
+    jacobian = torch.func.vmap(torch.func.jacrev(one))(x, T)
+    torch.testing.assert_close(jacobian @ x[..., None], oracle.denoiser(cosine)(x, T)[..., None])
+    denoiser = as_denoiser(dit.MLP(), cosine)
+    compiled = torch.compile(denoiser, backend="eager")
+    torch.testing.assert_close(compiled(x, T), denoiser(x, T))
+
+
+def test_conditioning_and_schedules_in_place_are_noticed():
+    label = INDEX.clone()
+    for call in (
+        lambda: as_denoiser(lambda z, t, label: z * label.add_(1).sum(), cosine, label=label)(X, T),
+        lambda: video.rollout(
+            lambda z, t, history: z + 0 * (history[0].mul_(0.5).sum() if history else 0), VIDEO, STAGES, 1
+        ),
+        lambda: mix(X, EPS, T.clone(), lambda t: (1 - t.mul_(0.5), t)),
+    ):
+        with pytest.raises(ValueError, match="in place"):
+            call()
+
+
+def test_small_integers_do_not_wrap():
+    """uint8 minus 20 is large: MNIST's labels are uint8."""
+    index = torch.tensor([5, 15, 10, 200])
+    for small in (torch.uint8, torch.int16):
+        for call in (
+            lambda i: lcm.lcm_loss(right, right, right, X, EPS, i, TABLE),
+            lambda i: phased.phased_loss(right, right, right, X, EPS, i.clamp(max=8), GRID, EDGES),
+            lambda i: dit.DiT(classes=200)(X, T, i),
+        ):
+            torch.manual_seed(0)
+            expected = call(index)
+            torch.manual_seed(0)
+            assert torch.equal(call(index.to(small)), expected)
+
+
+def test_numbers_have_no_gradient():
+    with pytest.raises(ValueError, match="gets no gradient"):
+        guided(right, right, torch.tensor(2.0, requires_grad=True))

@@ -697,7 +697,7 @@ def test_bad_input(unchecked_shapes):
         (lambda: phase_edges(grid.flip(0), 2), "grid must rise"),
         (
             lambda: phase_end(torch.zeros(1), grid),
-            "above 0 and at most 1 for each sample: a phase ends below it",
+            "above 0 and at most 1: a phase ends below it",
         ),
         (lambda: grid_stops(grid, 11), "from 1 to 10, the steps of the grid"),
         (
