@@ -73,12 +73,15 @@ def read(schedule: Schedule, t: Time) -> tuple[Time, Time]:
     if version is not None and t._version != version:
         raise ValueError("the schedule changed its times in place: it must leave them as they are")
     both = torch.stack(found)
-    if not within(both, -rounding(t.dtype)):
-        low, high = extremes(both)
-        raise ValueError(
-            f"alpha and sigma must be finite and never negative, got {low:g} to {high:g}: wrong times?"
-        )
-    return tuple(c.clamp(min=0) for c in found)  # cos(pi / 2) is -4e-8 in float32
+    if not within(both, 0):
+        if not within(both, -rounding(t.dtype)):
+            low, high = extremes(both)
+            raise ValueError(
+                f"alpha and sigma must be finite and never negative, got {low:g} to {high:g}: wrong times?"
+            )
+        # cos(pi / 2) is -4e-8 in float32: 0, with its derivative
+        found = tuple(c + (c.clamp(min=0) - c).detach() for c in found)
+    return found
 
 
 # a network

@@ -28,7 +28,7 @@ def whole(name: str, value: Whole, least: int = 1, most: Bound = math.inf, why: 
     except TypeError:
         raise ValueError(f"{name} must be a whole number, got {name} = {value!r:.60}") from None
     if not least <= n <= most:
-        raise ValueError(f"{name} must be {said(least, most)}{why}, got {name} = {n}")
+        raise ValueError(f"{name} must be {in_words(least, most)}{why}, got {name} = {n}")
     return n
 
 
@@ -46,26 +46,16 @@ def number(
         raise ValueError(f"{name} is a plain number here and gets no gradient: use its .item()")
     try:
         x = math.nan if isinstance(value, str | bytes) else float(value)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        OverflowError,
-    ):  # torch refuses several numbers with the last but one
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: several numbers in a tensor
         x = math.nan
     if not (math.isfinite(x) and least <= x <= most and above < x < below):
-        range_ = said(least, most, above, below)
+        range_ = in_words(least, most, above, below)
         finite = "" if math.isfinite(x) or "finite" in range_ else ", and finite"
         raise ValueError(f"{name} must be {range_}{finite}{why}, got {value!r:.60}")
     return x
 
 
-def said(
-    least: Bound,
-    most: Bound = math.inf,
-    above: Bound = -math.inf,
-    below: Bound = math.inf,
-) -> str:
+def in_words(least: Bound, most: Bound = math.inf, above: Bound = -math.inf, below: Bound = math.inf) -> str:
     """The range in words."""
     if math.isfinite(least) and math.isfinite(most):
         return f"from {least:.10g} to {most:.10g}"
@@ -150,7 +140,7 @@ def each(
     if not within(value, least - slack, most + slack, above, below):
         low, high = extremes(value)
         where = "" if z is value else " for each sample"
-        limits = said(least, most, above, below)
+        limits = in_words(least, most, above, below)
         raise ValueError(f"{name} must be {limits}{where}{why}, got {low:.9g} to {high:.9g}")
 
 

@@ -197,3 +197,11 @@ def test_a_time_that_is_no_tensor_is_refused(unchecked_shapes):
         schedules.mix(torch.zeros(2, 2), torch.zeros(2, 2), 0.5, cosine)
     with pytest.raises(ValueError, match="float tensor"):
         schedules.mix(torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([1, 2]), cosine)
+
+
+def test_the_usual_cosine_is_a_schedule_too():
+    """cos(pi / 2) is -4e-8 in float32: that is 0, and not refused."""
+    usual = lambda t: (torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t))
+    t, z = torch.tensor([1.0, 0.5]), torch.randn(2, 3)
+    assert usual(t)[0][0] < 0 and schedules.log_snr(usual, t)[0] == -torch.inf
+    torch.testing.assert_close(schedules.mix(z, z.flip(0), t, usual), schedules.mix(z, z.flip(0), t, cosine))
