@@ -100,7 +100,7 @@ def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **
     if known and kind and known != kind:
         raise ValueError(f"needed: a model that predicts {kind}. This one predicts {known}")
     need.each("t", t, z)
-    t = t.to(z.dtype)
+    t = t if t.dtype == z.dtype else t.to(z.dtype)
     if torch.is_inference_mode_enabled():  # where torch does not count changes
         z, t = z.clone(), t.clone()
     more = [a for v in conditioning.values() for a in (v if isinstance(v, list | tuple) else [v])]
@@ -113,7 +113,7 @@ def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **
         raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of shape {tuple(z.shape)}")
     if any(a._version != version for a, version in given):
         raise ValueError("the model changed its input in place: z, t and conditioning must stay as they are")
-    return answer.to(z.dtype)
+    return answer if answer.dtype == z.dtype else answer.to(z.dtype)
 
 
 def mean_square(answer: Batch, target: Batch) -> Time:

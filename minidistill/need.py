@@ -136,6 +136,8 @@ def each(
         kind = "an integer" if counts else "a float"
         size = "(n,)" if z is value else f"({b},), one for each sample"
         raise ValueError(f"{name} must be {kind} tensor {size}, got {described(value)}")
+    if within(value, least, most, above, below):
+        return
     slack = 0 if counts else rounding(value.dtype)
     if not within(value, least - slack, most + slack, above, below):
         low, high = extremes(value)

@@ -226,12 +226,13 @@ def phased_sample(
     shares = shares.expand(len(stops) - 1)
     need.each("fresh", shares, stops[1:], 0, 1, why=": a share of the noise, 0 Euler, 1 re-noise")
     levels = stops.to(z.device).to(need.wide(z.dtype)).reshape(-1, *[1] * z.ndim)
-    for now, (t, s), share in zip(stops.to(z), pairwise(levels), shares.tolist()):
+    both = zip(levels, 1 - levels)  # shares of noise and of data
+    for now, ((t, keep), (s, keep_s)), share in zip(stops.to(z), pairwise(both), shares.tolist()):
         v = ask(velocity, z, now.expand(len(z)), "velocity")
-        x_hat, eps_hat = z - t * v, z + (1 - t) * v
+        x_hat, eps_hat = z - t * v, z + keep * v
         if share > 0 and s > 0:  # at s = 0 only x_hat is left
             eps_hat = math.sqrt(1 - share**2) * eps_hat + share * randn_like(z, generator)
-        z = ((1 - s) * x_hat + s * eps_hat).to(z.dtype)
+        z = (keep_s * x_hat + s * eps_hat).to(z.dtype)
     return z
 
 

@@ -254,9 +254,8 @@ def pyramid_sample(
         if i > 0:
             fresh = jumps[i - 1].to(z) if jumps is not None else randn_like(up(z), generator)
             z = renoise_jump(z, fresh, stage)
-        for k in range(n, 0, -1):
-            u = torch.full((len(z),), k / n, dtype=z.dtype, device=z.device)
-            z = z - ask(velocity, z, network_time(u, stage), "velocity") / n
+        for t in network_time(torch.arange(n, 0, -1, dtype=z.dtype, device=z.device) / n, stage):
+            z = z - ask(velocity, z, t.expand(len(z)), "velocity") / n
         ends.append(z)
     return ends if trajectory else z
 
