@@ -428,6 +428,7 @@ def finish(table: list[dict], figure: Figure, out: Path) -> None:
     """Save picture and table, then print the table: whoever reads it may stop after a line."""
     picture, text = io.BytesIO(), io.StringIO(newline="")
     figure.savefig(picture, dpi=150, bbox_inches="tight")
+    plots.plt.close(figure)
     columns = {name: None for row in table for name in row}  # in the order in which they come up
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
