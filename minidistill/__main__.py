@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     # everything is looked at before anything is written
     try:
         torch.zeros(1, device=args.device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {args.device} cannot be used: {str(error).splitlines()[0]}")
     try:
         need.number("--guidance", args.guidance, -1000, 1000)

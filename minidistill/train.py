@@ -56,21 +56,23 @@ def train(
     not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if isinstance(data, Tensor) or len({len(a) for a in data}) != 1 or not len(data[0]):
+    tensors = isinstance(data, Sequence) and all(isinstance(a, Tensor) for a in data)
+    if not tensors or len({len(a) for a in data}) != 1 or not len(data[0]):
         raise ValueError(
             "data is a tuple of tensors of the same length, above 0: (x, labels), or (x,) for one"
         )
-    steps, batch, save_every = (
-        need.whole("steps", steps),
-        need.whole("batch", batch),
-        need.whole("save_every", save_every),
-    )
+    if ema is not None and [p.shape for p in ema.parameters()] != [p.shape for p in net.parameters()]:
+        raise ValueError(
+            "ema must be a copy of net, and its parameters have other shapes: copy.deepcopy(net)"
+        )
+    steps, batch = need.whole("steps", steps), need.whole("batch", batch)
+    save_every = need.whole("save_every", save_every)
     warmup, seed = need.whole("warmup", warmup, 0), need.whole("seed", seed, 0, SEEDS)
     lr = need.number("lr", lr, above=0)
     clip = clip if clip == math.inf else need.number("clip", clip, above=0)
     ema_decay = need.number("ema_decay", ema_decay, 0, 1)
     run = dict(stage=stage, steps=steps, batch=batch, lr=lr, warmup=warmup, clip=clip, ema_decay=ema_decay)
-    run |= dict(seed=seed, processes=world)
+    run |= dict(seed=seed, bf16=bf16, processes=world)
     if batch % world:
         raise ValueError(f"a batch of {batch} cannot be shared equally by {world} processes")
     device = data[0].device

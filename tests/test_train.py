@@ -400,6 +400,9 @@ def test_settings_that_make_no_sense(unchecked_shapes):
         ({"save_every": 0}, "save_every must be at least 1"),
         ({"data": X}, r"data is a tuple of tensors .* or \(x,\) for one"),
         ({"data": (X[:0], Y[:0])}, "above 0"),
+        ({"data": (X.numpy(), Y.numpy())}, "data is a tuple of tensors"),
+        ({"data": torch.utils.data.TensorDataset(X, Y)}, "data is a tuple of tensors"),
+        ({"ema": nn.Linear(3, 1)}, "ema must be a copy of net"),
     ):
         options = {"data": (X, Y), "steps": 3} | wrong
         with pytest.raises(ValueError, match=sentence):
