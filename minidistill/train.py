@@ -161,8 +161,11 @@ def whole_steps() -> Iterator[list]:
         return
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is unknown to Windows
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # one that is ignored, as under nohup, stays ignored
-    previous = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) not in (signal.SIG_IGN, None)}
+    previous = {n: signal.getsignal(n) for n in numbers}
+    # SIGHUP that is ignored, as under nohup, stays ignored; SIGINT is asked for also in the background
+    for n in numbers:
+        if previous[n] is None or (previous[n] is signal.SIG_IGN and n != signal.SIGINT):
+            del previous[n]
     for n in previous:
         signal.signal(n, lambda n, _: interrupted.append(n))
     try:
@@ -171,4 +174,6 @@ def whole_steps() -> Iterator[list]:
         for n, handler in previous.items():
             signal.signal(n, handler)
     if interrupted:
+        if previous[interrupted[0]] is signal.SIG_IGN:
+            raise KeyboardInterrupt
         signal.raise_signal(interrupted[0])

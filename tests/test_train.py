@@ -217,6 +217,7 @@ def worker(rank, world, folder):
     if rank == 0:
         with pytest.raises(ValueError, match="cannot be shared"):
             next(train(network(), shared_batch, (X, Y), 3, batch=7))
+    dist.barrier()  # gloo can abort the one that is still there when the other has left
     dist.destroy_process_group()
 
 
@@ -415,3 +416,21 @@ def test_nothing_happens_without_a_loop():
     net = network()
     train(net, noisy_loss, (X, Y), 3)
     assert same(net, network()) and "nothing happens" in train.__doc__
+
+
+def test_ctrl_c_reaches_a_run_in_the_background(tmp_path):
+    """There shells let programs ignore SIGINT: one that is sent all the same saves and stops the run."""
+    path = tmp_path / "run.pt"
+
+    def loss(net, x, y, step, generator):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return noisy_loss(net, x, y, step, generator)
+
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(loss=loss, checkpoint=path)
+        assert load(path, {"net": network()}) == 7 and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
