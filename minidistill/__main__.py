@@ -271,22 +271,16 @@ def run(args: argparse.Namespace) -> None:
         if first and not path.exists():  # last, when nothing can be refused any more
             write_atomically((json.dumps(now, indent=2) + "\n").encode(), path)
         if video:
-            run_video(args, updates, first, *loaded)
+            run_video(args, updates, first, loaded)
         else:
-            run_images(args, updates, plans, first, *loaded)
+            run_images(args, updates, plans, first, loaded)
 
 
 def run_images(
-    args: argparse.Namespace,
-    updates: dict[str, int],
-    plans: dict[str, list],
-    first: bool,
-    x: Tensor,
-    y: Tensor,
-    x_test: Tensor,
-    y_test: Tensor,
+    args: argparse.Namespace, updates: dict[str, int], plans: dict[str, list], first: bool, data: list[Tensor]
 ) -> None:
-    """The jobs on images."""
+    """The jobs on images. data: training images and labels, test images and labels."""
+    x, y, x_test, y_test = data
     if args.method == "pyramid":
         x, x_test = quickstart_pyramid.images(x), quickstart_pyramid.images(x_test)
     data_std = x.std().item()
@@ -360,16 +354,9 @@ def run_images(
         report(table, samples, args.out)
 
 
-def run_video(
-    args: argparse.Namespace,
-    updates: dict[str, int],
-    first: bool,
-    x: Tensor,
-    y: Tensor,
-    x_test: Tensor,
-    y_test: Tensor,
-) -> None:
+def run_video(args: argparse.Namespace, updates: dict[str, int], first: bool, data: list[Tensor]) -> None:
     """The video job: the pyramid, then one size with as many FLOPs, then the comparison."""
+    x, y, x_test, y_test = data
     torch.manual_seed(args.seed)
     net = quickstart_video.network().to(args.device)
     judge = Classifier(side=x.shape[-1]).to(args.device) if "judge" in updates else None
