@@ -8,20 +8,29 @@ every moment its own name stands for the old file or for the new one, whole.
 import contextlib
 import hashlib
 import io
+import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from minidistill import need
 
 
+def archive(content: dict) -> bytes:
+    """What torch.save writes, with a checksum."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return sealed(file.getvalue())
+
+
 def save_atomically(content: dict, path: str | Path) -> None:
-    """torch.save with a checksum."""
-    archive = io.BytesIO()
-    torch.save(content, archive)
-    write_atomically(sealed(archive.getvalue()), path)
+    """torch.save with a checksum, whole or not at all."""
+    write_atomically(archive(content), path)
 
 
 def write_atomically(content: bytes, path: str | Path) -> None:
@@ -40,18 +49,58 @@ def write_atomically(content: bytes, path: str | Path) -> None:
             partial.unlink(missing_ok=True)  # when something failed
 
 
-def sealed(archive: bytes) -> bytes:
+@contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """No other run can write to the folder meanwhile. Raises ValueError when one does."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "running.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another run is writing to {folder}: wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)  # while it is held: nobody waits for it
+        lock.release()
+
+
+def refuse_another_run(path: Path, now: dict, resume: bool) -> None:
+    """Raises ValueError when the settings of a run are at `path`, unless they are those of now, to resume."""
+    if not path.exists():
+        return
+    if not resume:
+        raise ValueError(
+            f"{path.parent} already holds a run: add --resume to continue it, or choose another --out"
+        )
+    try:
+        saved = dict(json.loads(path.read_text()).items())
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
+    option = {name: f"--{name}" for name in now} | {"processes": "processes", "method": "method"}
+    changed = [f"{option[k]} {saved.get(k)}, now {now[k]}" for k in now if saved.get(k) != now[k]]
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds a run with {'; '.join(changed)}: use its settings, or another --out"
+        )
+
+
+def sealed(content: bytes) -> bytes:
     """The archive with its comment: the last two bytes are the length of that, 0 before."""
-    seal = hashlib.sha256(archive).hexdigest().encode()
-    return archive[:-2] + len(seal).to_bytes(2, "little") + seal
+    seal = hashlib.sha256(content).hexdigest().encode()
+    return content[:-2] + len(seal).to_bytes(2, "little") + seal
 
 
 def unsealed(content: bytes) -> bytes:
     """The archive without its seal. Raises ValueError unless the seal is there and right."""
-    archive = content[:-66] + bytes(2)
-    if sealed(archive) != content:
+    plain = content[:-66] + bytes(2)
+    if sealed(plain) != content:
         raise ValueError("its checksum is missing or wrong: it is damaged, or another version wrote it")
-    return archive
+    return plain
 
 
 def load(path: str | Path, state: dict, run: dict | None = None) -> int:

@@ -41,6 +41,14 @@ def image_rows(rows: dict[str, Tensor], columns: Whole = 10, title: str = "") ->
     return figure
 
 
+def png(figure: Figure, dpi: Whole = 150) -> bytes:
+    """The figure as a file, and closed."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=need.whole("dpi", dpi), bbox_inches="tight")
+    plt.close(figure)
+    return picture.getvalue()
+
+
 def animation(
     rows: dict[str, Tensor], columns: Whole = 10, title: str = "", seconds: float = 0.25, dpi: int = 80
 ) -> bytes:

@@ -12,8 +12,7 @@ the gradients are averaged: the same run again with as many processes, and anoth
 """
 
 import math
-import signal
-import threading
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from minidistill import need
 from minidistill.checkpoints import load, save_atomically
 from minidistill.need import SEEDS, Number, Whole
+from minidistill.stopping import whole_steps
 
 
 def train(
@@ -149,31 +149,16 @@ def own_randomness(generator: torch.Generator) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def whole_steps() -> Iterator[list]:
-    """Ctrl-C, SIGTERM and SIGHUP wait until the step is whole: half an update could not be resumed.
+def join_processes(device: str) -> str:
+    """Joins the processes that torchrun started, if it did, and returns the device of this one.
 
-    Yields the list that they fill. What each does by itself, it does afterwards.
+    Raises ValueError for a device that cannot be used.
     """
-    interrupted = []
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # only the main thread receives signals
-        return
-    names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is unknown to Windows
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    previous = {n: signal.getsignal(n) for n in numbers}
-    # SIGHUP that is ignored, as under nohup, stays ignored; SIGINT is asked for also in the background
-    for n in numbers:
-        if previous[n] is None or (previous[n] is signal.SIG_IGN and n != signal.SIGINT):
-            del previous[n]
-    for n in previous:
-        signal.signal(n, lambda n, _: interrupted.append(n))
+    if "RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}" if device.startswith("cuda") else device
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield interrupted
-    finally:
-        for n, handler in previous.items():
-            signal.signal(n, handler)
-    if interrupted:
-        if previous[interrupted[0]] is signal.SIG_IGN:
-            raise KeyboardInterrupt
-        signal.raise_signal(interrupted[0])
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

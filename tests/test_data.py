@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from minidistill import data
+from minidistill.jobs.video import directions
 from minidistill.metrics import centre_of_brightness
-from minidistill.quickstart_video import directions
 
 IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 3]) + bytes([0, 255, 51, 102, 153, 204] * 2)
 LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3])

@@ -3,36 +3,34 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from minidistill import __main__ as program
-from minidistill import (
-    quickstart,
-    quickstart_ect,
-    quickstart_phased,
-    quickstart_pyramid,
-    quickstart_video,
-    train,
-)
+from minidistill import jobs, train
 from minidistill.__main__ import main
+from minidistill.checkpoints import alone
+from minidistill.jobs import contest, ect, progressive, pyramid, video
 from minidistill.metrics import Classifier
 
 
 @pytest.fixture
 def short(monkeypatch):
     """The whole job in two seconds: a teacher of 8 steps, a judge that knows little, a hundred samples."""
-    monkeypatch.setattr(quickstart, "TEACHER_STEPS", 8)
-    monkeypatch.setattr(quickstart, "compare", partial(quickstart.compare, n=100))
-    monkeypatch.setattr(program, "JUDGE_UPDATES", 20)
-    monkeypatch.setattr(quickstart_video, "load", partial(quickstart_video.load, n=64, n_test=10))
-    monkeypatch.setattr(quickstart_video, "STEPS", {"pyramid": [1, 1], "full size": [2]})
+    for job in (progressive, ect):
+        monkeypatch.setattr(job, "TEACHER_STEPS", 8)
+    monkeypatch.setattr(contest, "compare", partial(contest.compare, n=100))
+    monkeypatch.setattr(contest, "JUDGE_UPDATES", 20)
+    monkeypatch.setattr(video, "videos", partial(video.videos, n=64, n_test=10))
+    monkeypatch.setattr(video, "STEPS", {"pyramid": [1, 1], "full size": [2]})
 
 
 def table(out):
@@ -41,8 +39,8 @@ def table(out):
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def go(out, *more):
-    return main(["--updates", "20", "--out", str(out), *more])
+def go(out, *more, method="progressive"):
+    return main([method, "--updates", "20", "--out", str(out), *more])
 
 
 def test_the_job(short, tmp_path, capsys):
@@ -67,13 +65,13 @@ def test_the_job(short, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| undistilled | 1 |" in printed and str(tmp_path) in printed
     # a checkpoint is plain weights
-    quickstart.network(torch.zeros(1, 1, 8, 8)).load_state_dict(
+    contest.network(torch.zeros(1, 1, 8, 8)).load_state_dict(
         torch.load(tmp_path / "student-1.pt", weights_only=True)["net"]
     )
 
 
 def test_ect(short, tmp_path, capsys):
-    assert go(tmp_path, "--method", "ect") == 0
+    assert go(tmp_path, method="ect") == 0
     rows = table(tmp_path)
     assert [(row["model"], row["steps"]) for row in rows] == [
         ("teacher", "8"), ("undistilled", "8"), ("undistilled", "4"), ("ect", "4"), ("undistilled", "2"), ("ect", "2"),
@@ -86,8 +84,8 @@ def test_ect(short, tmp_path, capsys):
 
 
 def test_pyramid(short, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart_pyramid, "STEPS", 2)
-    assert go(tmp_path, "--method", "pyramid") == 0
+    monkeypatch.setattr(pyramid, "STEPS", 2)
+    assert go(tmp_path, method="pyramid") == 0
     rows = table(tmp_path)
     assert [(row["model"], row["steps"]) for row in rows] == [
         ("teacher", "6"), ("one size", "6"), ("one size", "3"), ("undistilled", "3"), ("student", "3"), ("real test data", ""),
@@ -104,7 +102,7 @@ def test_pyramid(short, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["ball", "moving_digits"])
 def test_video(short, tmp_path, capsys, name):
-    assert go(tmp_path, "--method", "video", "--data", name) == 0
+    assert go(tmp_path, "--data", name, method="video") == 0
     rows = table(tmp_path)
     copies = [("copy of the last", "4"), ("copy of the last", "1")][: 2 if name == "ball" else 1]
     assert [(row["model"], row["given"]) for row in rows] == [
@@ -123,16 +121,16 @@ def test_video(short, tmp_path, capsys, name):
     judge = {"judge.pt"} if name == "moving_digits" else set()
     assert {path.name for path in tmp_path.iterdir()} == models | pictures | judge
     film = Image.open(tmp_path / "samples.gif")
-    assert film.n_frames == quickstart_video.FRAMES and film.info["loop"] == 0
+    assert film.n_frames == video.FRAMES and film.info["loop"] == 0
     assert "| pyramid | 1 |" in capsys.readouterr().out
     steps = [torch.load(tmp_path / f, weights_only=True)["step"] for f in ("pyramid.pt", "full-size.pt")]
     assert steps == [20, 7]  # as many training FLOPs
     weights = tmp_path / "pyramid-weights.pt"
-    assert train.load(weights, {"ema": quickstart_video.network()}) == 20
+    assert train.load(weights, {"ema": video.network()}) == 20
 
 
 def test_phased(short, tmp_path, capsys):
-    assert go(tmp_path, "--method", "phased", "--plan", "10-1", "4-4,10-2", "--guidance", "1.5") == 0
+    assert go(tmp_path, "--plan", "10-1", "4-4,10-2", "--guidance", "1.5", method="phased") == 0
     rows = table(tmp_path)
     found = [(row["model"], row["steps"]) for row in rows]
     assert found[:5] == [("teacher", "40"), *(("undistilled", n) for n in "8421")]
@@ -143,8 +141,7 @@ def test_phased(short, tmp_path, capsys):
     assert {"plan-10-1.pt", "plan-4-4,10-2.pt", "samples.png"} <= {path.name for path in tmp_path.iterdir()}
     assert json.loads((tmp_path / "settings.json").read_text())["plan"] == ["10-1", "4-4,10-2"]
     capsys.readouterr()
-    again = ["--method", "phased", "--resume", "--guidance", "1.5"]
-    assert go(tmp_path, *again, "--plan", "10-2") == 2
+    assert go(tmp_path, "--resume", "--guidance", "1.5", "--plan", "10-2", method="phased") == 2
     assert "--plan ['10-1', '4-4,10-2'], now ['10-2']" in capsys.readouterr().err
 
 
@@ -153,18 +150,18 @@ def test_phased(short, tmp_path, capsys):
     [("4000", "a plan is a list of limit-phases"), ("9-8,9-4", "never reached"), ("10-3", "3 phases do not divide a grid of 40"), ("20-8,40-4", "starts after update 20, and this student has 20")],
 )  # fmt: skip
 def test_an_impossible_plan_stops_before_any_work(tmp_path, capsys, plan, sentence):
-    assert go(tmp_path / "out", "--method", "phased", "--plan", plan) == 2
+    assert go(tmp_path / "out", "--plan", plan, method="phased") == 2
     assert sentence in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_fresh_noise_is_not_the_start_again(short, monkeypatch):
     """A sampler that draws from the seed of the start draws the start: the noises would be one."""
     seen = []
-    monkeypatch.setattr(quickstart_ect, "renoise", lambda f, z, times, schedule, generator: seen.append(
+    monkeypatch.setattr(ect, "renoise", lambda f, z, times, schedule, generator: seen.append(
         (z, torch.randn(z.shape, generator=generator))) or z)  # fmt: skip
-    x, _, x_test, y_test = quickstart.load("digits")
-    net = quickstart.network(x)
-    quickstart.compare([quickstart_ect.by_renoise("ect", net, 1.0, 2, 0)], Classifier(), x, x_test, y_test)
+    x, _, x_test, y_test = contest.images("digits")
+    net = contest.network(x)
+    contest.compare([ect.by_renoise("ect", net, 1.0, 2, 0)], Classifier(), x, x_test, y_test)
     start, drawn = seen[0]
     assert abs((start / start.std() * drawn).mean()) < 0.05
 
@@ -179,9 +176,8 @@ def test_fresh_noise_is_not_the_start_again(short, monkeypatch):
     ],
 )
 def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call, method):
-    go = lambda out, *more: main(["--updates", "20", "--out", str(out), "--method", method, *more])
-    assert go(tmp_path / "whole") == 0
-    job = {"ect": quickstart_ect, "phased": quickstart_phased}.get(method, quickstart)
+    assert go(tmp_path / "whole", method=method) == 0
+    job = contest if loss == "diffusion_loss" else jobs.methods()[method]
     calls, original = [], getattr(job, loss)
 
     def interrupted(*args, **kwargs):
@@ -191,10 +187,10 @@ def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, c
         return original(*args, **kwargs)
 
     monkeypatch.setattr(job, loss, interrupted)
-    assert go(tmp_path / "cut") == 130
+    assert go(tmp_path / "cut", method=method) == 130
     assert "--resume continues it" in capsys.readouterr().err
     monkeypatch.setattr(job, loss, original)
-    assert go(tmp_path / "cut", "--resume") == 0
+    assert go(tmp_path / "cut", "--resume", method=method) == 0
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
 
 
@@ -229,22 +225,100 @@ def test_mnist_without_files(tmp_path, capsys):
     assert "there is no train-images-idx3-ubyte" in capsys.readouterr().err
 
 
-def test_help_and_nonsense(capsys):
-    for arguments, status, text in (
-        (["--help"], 0, "--resume"),
-        (["--updates", "5"], 2, "at least 20"),
-        (["--data", "cifar"], 2, "invalid choice"),
-        (["--plan", "10-1"], 2, "belong to --method phased"),
-        (["--method", "video", "--data", "mnist"], 2, "do not go together"),
-        (["--data", "ball"], 2, "do not go together"),
-        (["--updates", "0"], 2, "at least 20"),
-        (["--device", "nonsense"], 2, "--device nonsense cannot be used"),
-        (["--method", "phased", "--plan", "10-1", "10-1"], 2, "given twice"),
+def test_nonsense(capsys):
+    for arguments, text in (
+        (["--data", "cifar"], "invalid choice"),
+        (["--plan", "10-1"], "unrecognized arguments: --plan"),
+        (["video", "--data", "mnist"], "invalid choice: 'mnist'"),
+        (["video", "--folder", "x"], "unrecognized arguments: --folder"),
+        (["--data", "ball"], "invalid choice: 'ball'"),
+        (["progresive"], "invalid choice: 'progresive' (choose from"),
+        (["ect", "--method", "phased"], "unrecognized arguments: ect"),
+        (["--method"], "expected one argument"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
-        printed = capsys.readouterr()
-        assert stop.value.code == status and text in printed.out + printed.err
+        assert stop.value.code == 2 and text in capsys.readouterr().err, arguments
+    for arguments, text in (
+        (["--updates", "5"], "--updates must be at least 20"),
+        (["ect", "--updates", "0"], "--updates must be at least 20"),
+        (["--device", "nonsense"], "--device nonsense cannot be used"),
+        (["phased", "--plan", "10-1", "10-1"], "given twice"),
+    ):
+        assert main(arguments) == 2 and text in capsys.readouterr().err, arguments
+
+
+def test_help(capsys):
+    """The first line can be run, and every method shows its own options and an example that is right."""
+    shown = {}
+    for arguments in (["--help"], *([name, "--help"] for name in jobs.methods())):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        shown[arguments[0]] = capsys.readouterr().out
+    command = shown["--help"].splitlines()[0].split()
+    assert command[0] == "minidistill" and program.parse(command[1:]).method == jobs.DEFAULT
+    for name, job in jobs.methods().items():
+        assert f"  {name} " in shown["--help"]
+        assert all(option in shown[name] for option in ("--data", "--device", "--seed", "--out", "--resume"))
+        assert ("--plan" in shown[name]) == (name == "phased")
+        assert ("--folder" in shown[name]) == (name != "video")
+        example = next(line for line in shown[name].splitlines() if line.startswith("    minidistill "))
+        args = program.parse(shlex.split(example)[1:])
+        assert args.method == name and list(job.stages(args))
+        assert len(job.__doc__.splitlines()[0]) <= 80 - 15, "one line of a terminal"
+
+
+def test_the_default_and_the_old_spelling(capsys):
+    same = program.parse(["progressive", "--seed", "3"])
+    assert program.parse(["--seed", "3"]) == same and capsys.readouterr().err == ""
+    assert program.parse(["--method", "progressive", "--seed", "3"]) == same
+    assert "Note: --method progressive is now: minidistill progressive --seed 3" in capsys.readouterr().err
+    old = program.parse(["--seed", "3", "--method=phased", "--plan", "20-8", "40-4", "--resume"])
+    assert old == program.parse(["phased", "--seed", "3", "--plan", "20-8", "40-4", "--resume"])
+
+
+def test_a_method_is_one_file(short, tmp_path, monkeypatch, capsys):
+    """A new file in the folder of the methods is a method; nothing else has to know it."""
+    text = Path(progressive.__file__).read_text().replace("Halves", "Again halves")
+    (tmp_path / "again.py").write_text(
+        text.replace("TEACHER_STEPS,", "").replace("options, load", "TEACHER_STEPS = 2\noptions, load")
+    )
+    monkeypatch.setattr(jobs, "__path__", [*jobs.__path__, str(tmp_path)])
+    assert go(tmp_path / "out", method="again") == 0
+    assert [row["model"] for row in table(tmp_path / "out")][:2] == ["teacher", "undistilled"]
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "  again        Again halves the steps" in capsys.readouterr().out
+    sys.modules.pop("minidistill.jobs.again")
+
+
+def test_no_arrow_points_up():
+    """Methods stand on concepts and on what they share: not on each other, and no concept on a method."""
+    for path in Path(jobs.__file__).parents[1].rglob("*.py"):
+        found = re.findall(r"minidistill\.jobs(?:\.(\w+)| import ([\w, ]+))", path.read_text())
+        names = {name for pair in found for part in pair for name in part.split(", ") if name}
+        if path.parent.name == "jobs":
+            assert names <= {"contest"}, path
+        else:
+            assert not names and (not found or path.name == "__main__.py"), path
+
+
+def test_without_figures_and_data():
+    """The core runs with torch, numpy, einops, jaxtyping and tqdm; the methods say what they lack."""
+    code = """
+import sys
+for name in ("matplotlib", "PIL", "sklearn", "nbformat", "IPython", "pytest", "beartype", "diffusers", "scipy"):
+    sys.modules[name] = None
+import importlib, pathlib, minidistill
+for path in sorted(pathlib.Path(minidistill.__path__[0]).glob("[!_]*.py")):
+    if path.stem != "plots":
+        importlib.import_module(f"minidistill.{path.stem}")
+from minidistill.__main__ import main
+sys.exit(main(["ect"]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 2 and "pip install -r requirements.txt brings it" in run.stderr, run.stderr
 
 
 @pytest.mark.slow
@@ -262,7 +336,7 @@ def test_two_processes(tmp_path):
 @pytest.mark.slow
 def test_the_claim_of_ect(tmp_path):
     """The defaults: two jumps no worse than eight steps of the undistilled teacher."""
-    assert main(["--method", "ect", "--out", str(tmp_path)]) == 0
+    assert main(["ect", "--out", str(tmp_path)]) == 0
     rows = {(row["model"], row["steps"]): row for row in table(tmp_path)}
     assert float(rows["ect", "2"]["frechet"]) <= float(rows["undistilled", "8"]["frechet"])
     assert float(rows["ect", "1"]["frechet"]) < float(rows["undistilled", "1"]["frechet"]) / 10
@@ -284,19 +358,14 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, capsys):
     out = ["--updates", "20", "--out", str(tmp_path / "out")]
     for arguments, sentence in (
         (["--out", str(tmp_path / "file")], "is a file: choose a folder"),
-        ([*out, "--method", "phased", "--guidance", "nan"], "--guidance must be from -1000 to 1000"),
-        ([*out, "--method", "phased", "--guidance", "inf"], "--guidance must be from -1000 to 1000"),
-        ([*out, "--method", "phased", "--guidance", "1e39"], "--guidance must be from -1000 to 1000"),
+        (["phased", *out, "--guidance", "nan"], "--guidance must be from -1000 to 1000"),
+        (["phased", *out, "--guidance", "inf"], "--guidance must be from -1000 to 1000"),
+        (["phased", *out, "--guidance", "1e39"], "--guidance must be from -1000 to 1000"),
         ([*out, "--seed", str(2**63)], "--seed must be from 0 to 4294967295"),
         ([*out, "--seed", "-1"], "--seed must be from 0"),
         ([*out, "--device", "meta"], "--device meta cannot be used"),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        assert stop.value.code == 2 and sentence in capsys.readouterr().err
-    for arguments, sentence in (
         (["--updates", "20", "--out", str(tmp_path / "file" / "below")], "Not a directory"),
-        ([*out, "--method", "phased", "--plan", "10-3"], "phases do not divide"),
+        (["phased", *out, "--plan", "10-3"], "phases do not divide"),
         ([*out, "--data", "mnist", "--folder", str(tmp_path / "file")], "there is no train-images"),
     ):
         assert main(arguments) == 2 and sentence in capsys.readouterr().err
@@ -341,15 +410,15 @@ def test_checkpoints_that_were_mixed_up(short, tmp_path, capsys):
 
 
 def test_a_loss_that_explodes_ends_in_a_sentence(short, tmp_path, monkeypatch, capsys):
-    original = quickstart.diffusion_loss
-    monkeypatch.setattr(quickstart, "diffusion_loss", lambda *a, **b: original(*a, **b) / 0.0)
+    original = contest.diffusion_loss
+    monkeypatch.setattr(contest, "diffusion_loss", lambda *a, **b: original(*a, **b) / 0.0)
     assert go(tmp_path) == 2
     assert "minidistill: the loss or its gradient was not finite" in capsys.readouterr().err
     assert not (tmp_path / "teacher.pt").exists()
 
 
 def test_another_run_on_the_same_folder_is_refused(short, tmp_path, capsys):
-    with program.alone(tmp_path):
+    with alone(tmp_path):
         assert go(tmp_path) == 2
         assert "another run is writing to" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -366,7 +435,7 @@ def test_the_number_of_processes_is_a_setting(short, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_says_how_to_go_on(short, tmp_path, monkeypatch, capsys, name):
-    number, calls, original = getattr(signal, name), [], quickstart.diffusion_loss
+    number, calls, original = getattr(signal, name), [], contest.diffusion_loss
 
     def stopped(*args, **kwargs):
         calls.append(1)
@@ -374,7 +443,7 @@ def test_a_signal_saves_and_says_how_to_go_on(short, tmp_path, monkeypatch, caps
             os.kill(os.getpid(), number)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(quickstart, "diffusion_loss", stopped)
+    monkeypatch.setattr(contest, "diffusion_loss", stopped)
     assert go(tmp_path) == 128 + number
     assert "--resume continues it" in capsys.readouterr().err
     assert torch.load(tmp_path / "teacher.pt", weights_only=True)["step"] == 7

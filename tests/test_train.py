@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import nn
 
 from minidistill.checkpoints import load, save_atomically, unsealed
-from minidistill.train import train, whole_steps
+from minidistill.stopping import whole_steps
+from minidistill.train import train
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sin().sum(1, keepdim=True)

@@ -12,9 +12,9 @@ import torch
 from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
-from minidistill import quickstart_video
 from minidistill.checks import video as checks
 from minidistill.dit import DiT, sines
+from minidistill.jobs import video as job
 from minidistill.pyramid import (
     at_level,
     network_time,
@@ -680,11 +680,11 @@ def reported(data, model, given):
 
 def again(data, model, given):
     """The errors of the same videos, made anew."""
-    _, _, x, y = quickstart_video.load(data, n=1)
-    net = quickstart_video.network()
+    _, _, x, y = job.videos(data, n=1)
+    net = job.network()
     load(CHECKPOINTS / f"{data}-{model.replace(' ', '-')}.pt", {"ema": net})
-    videos = quickstart_video.sample(net, model, y, x[:, :given])
-    error = quickstart_video.centre_errors(videos, x).mean(0)
+    videos = job.sample(net, model, y, x[:, :given])
+    error = job.centre_errors(videos, x).mean(0)
     return error[given].item(), error[-1].item(), (videos[:, given] - x[:, given]).square().mean().item()
 
 

@@ -1,27 +1,76 @@
-"""The job `--method phased`: a flow-matching teacher, and students that jump to the edges of phases."""
+"""Teaches a flow-matching model to jump to the edges of its phases.
 
-from collections.abc import Iterator
+    minidistill phased --plan "200-8,400-4" --guidance 1.5
+
+Each student is compared in 1 to 8 steps, by Euler and with fresh noise.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from minidistill import need
 from minidistill.dit import DiT
+from minidistill.jobs import contest
+from minidistill.jobs.contest import Contestant, fresh_generator, network, train_judge
+from minidistill.metrics import Classifier
 from minidistill.parameterization import as_denoiser, as_velocity, guided
 from minidistill.phased import (
     Velocity,
     flow_matching_loss,
     grid_stops,
+    parse_plan,
     phase_edges,
     phase_grid,
     phased_loss,
     phased_sample,
     phases_at,
 )
-from minidistill.quickstart import Contestant, fresh_generator
 from minidistill.schedules import randn_like, rectified_flow
 from minidistill.train import train
 
 GRID = 40  # teacher steps that a phased student learns from: divided by 1, 2, 4 and 8 phases
+
+load = contest.load
+
+
+def options(add: Callable) -> None:
+    """Those of images, the plans, and guidance."""
+    contest.options(add)
+    add(
+        "--plan",
+        nargs="+",
+        help='how many phases up to which update, "200-8,400-4"; several plans make several students, which '
+        "share the updates (default: three students, of 1, 2 and 4 phases)",
+    )
+    add("--guidance", type=float, default=1.0, help="guidance scale of the teacher; 1, the default, is none")
+
+
+def stages(args: argparse.Namespace) -> dict[str, int]:
+    """Judge, teacher, and a student for each plan. Raises ValueError for a plan that cannot be followed."""
+    need.number("--guidance", args.guidance, -1000, 1000)
+    plans = args.plan or [f"{args.updates // 3}-{phases}" for phases in (1, 2, 4)]
+    updates = args.updates // len(plans)
+    for text in plans:
+        check_plan(text, updates)
+    if len(set(plans)) < len(plans):
+        raise ValueError("each --plan makes one student: the same plan was given twice")
+    students = {f"plan {text}": updates for text in plans}
+    return {"judge": contest.JUDGE_UPDATES, "teacher": args.updates} | students
+
+
+def check_plan(text: str, updates: int) -> None:
+    """Raises ValueError when the plan does not fit the grid, or its last entry would never be reached."""
+    plan = parse_plan(text)
+    for _, phases in plan:
+        phase_edges(phase_grid(GRID), phases)  # refuses what does not divide the grid
+    if len(plan) > 1 and plan[-2][0] >= updates:
+        raise ValueError(
+            f"plan {text}: its last entry starts after update {plan[-2][0]}, and this student has {updates}"
+        )
 
 
 def flow(net: DiT, data_std: float, label: Tensor) -> Velocity:
@@ -97,3 +146,27 @@ def by_flow(
         return phased_sample(velocity, noise, stops, fresh, fresh_generator(noise, seed))
 
     return Contestant(model, steps, sample, paired=fresh == 0)
+
+
+def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tuple[str, dict[str, bytes]]:
+    """Every student on every number of steps, also those that it was not made for."""
+    x, y, *_ = data
+    torch.manual_seed(args.seed)
+    judge = Classifier(side=x.shape[-1]).to(x.device)
+    net = network(x).to(x.device)
+    teacher = copy.deepcopy(net)
+
+    stage("judge", train_judge, judge, x, y)
+    stage("teacher", train_flow_teacher, net, teacher, x, y)
+    data_std, scale = x.std().item(), args.guidance
+    contestants = [by_flow("teacher", teacher, data_std, GRID, scale)]
+    contestants += [by_flow("undistilled", teacher, data_std, n, scale) for n in (8, 4, 2, 1)]
+    for name in list(stages(args))[2:]:
+        student, plan = copy.deepcopy(net), parse_plan(name.removeprefix("plan "))
+        stage(name, train_phased, net, student, teacher, plan, scale, x, y)
+        for n in (8, 4, 2, 1):
+            contestants.append(by_flow(f"{name}, Euler", student, data_std, n))
+            if n > 1:  # one jump needs no noise
+                noisy = by_flow(f"{name}, noise", student, data_std, n, fresh=1.0, seed=args.seed)
+                contestants.append(noisy)
+    return contest.result(contestants, judge, data, args.seed)

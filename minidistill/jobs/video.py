@@ -1,41 +1,76 @@
-"""The video job: a model of the bouncing ball, or of moving digits, that makes videos frame by frame.
+"""Makes videos frame by frame, with a small past.
 
-`python -m minidistill --method video` calls these in order. The same network is trained twice, with as many
-FLOPs: with the pyramid in space and time, and at one size, with every frame of the past in full. It starts
-from a class label alone, from one given frame, or from several; the ball's label is its direction at first.
+    minidistill video --data moving_digits --updates 20000
+
+The same network is trained twice, with as many FLOPs: with the pyramid in space and time, and at one size,
+with every frame of the past in full. They are compared from a class label alone, from one given frame and
+from several; the ball's label is its direction at first.
 """
 
+import argparse
+import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from minidistill import data
+from minidistill import data, plots
+from minidistill.checkpoints import archive
 from minidistill.dit import DiT
+from minidistill.jobs import contest
+from minidistill.jobs.contest import train_judge
 from minidistill.metrics import Classifier, centre_of_brightness
-from minidistill.pyramid import Stage, stages
+from minidistill.pyramid import Stage
+from minidistill.pyramid import stages as make_stages
 from minidistill.schedules import randn_like
 from minidistill.train import train
 from minidistill.video import rollout, video_flops, video_loss
 
-UPDATES = 8000  # of the pyramid
 TRAINING_VIDEOS = 20000
 SIDE, FRAMES, GIVEN = 16, 8, 4
-SIZES = {"pyramid": stages([0, 0.5, 1]), "full size": stages([0, 1])}
+SIZES = {"pyramid": make_stages([0, 0.5, 1]), "full size": make_stages([0, 1])}
 STEPS = {"pyramid": [8, 8], "full size": [16]}
 CORRUPTION = 0.1  # the most noise that is mixed into the past in training
 
 
-def load(name: str, n: int = TRAINING_VIDEOS, n_test: int = 128) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def options(add: Callable) -> None:
+    """What videos, and how long."""
+    add(
+        "--data",
+        choices=["ball", "moving_digits"],
+        default="ball",
+        help="a bouncing ball, or digits that move (default: %(default)s)",
+    )
+    add(
+        "--updates",
+        type=int,
+        default=8000,
+        help="training updates of the pyramid; the model at full size gets as many FLOPs "
+        "(default: %(default)s)",
+    )
+
+
+def stages(args: argparse.Namespace) -> dict[str, int]:
+    """The pyramid, then full size; a judge first, for digits."""
+    judge = {"judge": contest.JUDGE_UPDATES} if args.data == "moving_digits" else {}
+    return judge | {"pyramid": args.updates, "full size": equal_updates(network(), args.updates)}
+
+
+def load(args: argparse.Namespace) -> list[Tensor]:
+    """The videos that the options ask for."""
+    return videos(args.data)
+
+
+def videos(name: str, n: int = TRAINING_VIDEOS, n_test: int = 128) -> list[Tensor]:
     """Training videos and labels, test videos and labels, of the "ball" or of "moving_digits"."""
     match name:
         case "ball":
-            return *data.bouncing_ball(n, FRAMES, SIDE), *data.bouncing_ball(n_test, FRAMES, SIDE, seed=1)
+            return [*data.bouncing_ball(n, FRAMES, SIDE), *data.bouncing_ball(n_test, FRAMES, SIDE, seed=1)]
         case "moving_digits":
             test = data.moving_digits(n_test, FRAMES, SIDE, split="test", seed=1)
-            return *data.moving_digits(n, FRAMES, SIDE, split="train"), *test
+            return [*data.moving_digits(n, FRAMES, SIDE, split="train"), *test]
     raise ValueError(f'data must be "ball" or "moving_digits", got {name!r}')
 
 
@@ -148,3 +183,39 @@ def compare(
             table.append(row | {"mflop": made_flops(net, name, given=given) / 1e6, "seconds": seconds})
             samples[f"{name}, {given} given"] = videos
     return [*table, {"model": "truth", "label": shown(x)}], samples
+
+
+COLUMNS = {
+    "model": ("model", lambda row: row["model"]),
+    "given": ("given frames", lambda row: f"{row['given']}"),
+    "mflop": ("MFLOP", lambda row: f"{row['mflop']:.0f}"),
+    "next": ("error of the next frame, pixels", lambda row: f"{row['next']:.2f} ± {row['next_se']:.2f}"),
+    "last": ("error of the last frame", lambda row: f"{row['last']:.2f}"),
+    "square": ("squared error", lambda row: f"{row['square']:.4f}"),
+    "label": ("share that shows its label", lambda row: f"{row['label']:.2f}"),
+    "seconds": ("seconds", lambda row: f"{row['seconds']:.2f}"),
+}
+
+
+def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tuple[str, dict[str, bytes]]:
+    """The pyramid, then one size with as many FLOPs; their videos as an animation, and their weights."""
+    x, y, x_test, y_test = data
+    updates = stages(args)
+    torch.manual_seed(args.seed)
+    net, judge = network().to(x.device), None
+    nets = {name: copy.deepcopy(net) for name in SIZES}
+
+    if "judge" in updates:
+        judge = Classifier(side=SIDE).to(x.device)
+        stage("judge", train_judge, judge, x[:, -1], y)
+    for name, found in SIZES.items():
+        stage(name, train_video, copy.deepcopy(net), nets[name], found, x, y)
+    table, samples = compare(nets, x_test, y_test, judge, seed=args.seed)
+    still = {name: videos[0] for name, videos in samples.items()}
+    picture = plots.image_rows(still, FRAMES, title="one video, frame by frame")
+    files = {"samples.gif": plots.animation(samples), "samples.png": plots.png(picture)}
+    for name, model in nets.items():  # without the optimizer: all that a video needs
+        weights = {"ema": model.state_dict(), "step": updates[name]}
+        weights["run"] = {"data": args.data, "model": name, "seed": args.seed}
+        files[f"{name.replace(' ', '-')}-weights.pt"] = archive(weights)
+    return contest.markdown(table, COLUMNS), files | {"table.csv": contest.as_csv(table)}

@@ -1,6 +1,13 @@
-"""The job `--method pyramid`: three sizes with one network, one size beside them, and their students."""
+"""Starts small and doubles the size, then halves the steps of each.
 
-from collections.abc import Iterator, Sequence
+    minidistill pyramid --data mnist
+
+Compared with one size at as many training FLOPs: digits at 16x16, 28x28 images in a frame of 2.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +15,44 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minidistill import data
 from minidistill.dit import DiT
-from minidistill.pyramid import Stage, at_level, pyramid_distillation_loss, pyramid_loss, pyramid_sample
-from minidistill.quickstart import Contestant, fresh_generator
+from minidistill.jobs import contest
+from minidistill.jobs.contest import Contestant, fresh_generator, train_judge
+from minidistill.metrics import Classifier
+from minidistill.progressive import halvings
+from minidistill.pyramid import (
+    Stage,
+    at_level,
+    pyramid_distillation_loss,
+    pyramid_loss,
+    pyramid_sample,
+)
+from minidistill.pyramid import stages as make_stages
 from minidistill.schedules import randn_like
 from minidistill.train import train
 
 CUTS = [0, 1 / 3, 2 / 3, 1]  # three sizes: 4x4, 8x8 and 16x16 for digits
 STEPS = 8  # sampling steps of the pyramidal teacher in each stage
 BATCH = 96  # shared equally by the stages
+
+options = contest.options
+
+
+def stages(args: argparse.Namespace) -> dict[str, int]:
+    """Judge, the pyramid, one size with as many training FLOPs as all its stages, then the students."""
+    side = 16 if args.data == "digits" else 32
+    found = make_stages(CUTS)
+    flops = forward_flops(network(side), side, found)
+    plain = max(1, round(args.updates * sum(flops) / len(flops) / flops[-1]))
+    students = halvings(STEPS)
+    return {"judge": contest.JUDGE_UPDATES, "teacher": args.updates, "plain": plain} | {
+        f"student {n}": args.updates // len(students) for n in students
+    }
+
+
+def load(args: argparse.Namespace) -> list[Tensor]:
+    """The images that the options ask for, at a size that can be halved twice."""
+    x, y, x_test, y_test = contest.load(args)
+    return [images(x), y, images(x_test), y_test]
 
 
 def images(x: Tensor) -> Tensor:
@@ -83,3 +120,29 @@ def by_pyramid(
         return torch.cat(images)
 
     return Contestant(model, steps * len(found), sample, len(found) > 1, steps * sum(flops) / 1e6)
+
+
+def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tuple[str, dict[str, bytes]]:
+    """Pyramid and one size with as many evaluations, then student after student, each beside them."""
+    x, y, *_ = data
+    side, found, single = x.shape[-1], make_stages(CUTS), make_stages([0, 1])
+    torch.manual_seed(args.seed)
+    judge = Classifier(side=side).to(x.device)
+    net = network(side).to(x.device)
+    parent = teacher = copy.deepcopy(net)
+    blank, plain = copy.deepcopy(net), copy.deepcopy(net)
+    flops = forward_flops(net, side, found)
+
+    stage("judge", train_judge, judge, x, y)
+    stage("teacher", train_pyramid, net, teacher, found, x, y)
+    stage("plain", train_pyramid, blank, plain, single, x, y)
+    one_size = lambda n: by_pyramid("one size", plain, single, n * len(found), flops[-1:], args.seed)
+    contestants = [by_pyramid("teacher", teacher, found, STEPS, flops, args.seed), one_size(STEPS)]
+    for n in halvings(STEPS):
+        student = copy.deepcopy(net)
+        stage(f"student {n}", train_pyramid_student, student, parent, found, n, x, y)
+        contestants.append(one_size(n))
+        contestants.append(by_pyramid("undistilled", teacher, found, n, flops, args.seed))
+        contestants.append(by_pyramid("student", student, found, n, flops, args.seed))
+        parent = student
+    return contest.result(contestants, judge, data, args.seed)

@@ -1,0 +1,199 @@
+"""What the methods share: images, a network and its teacher, a judge, and the table that compares them.
+
+Everyone in the contest makes images from the same noise and labels. An independent judge, a small classifier
+that was trained on the same data, measures what came out.
+"""
+
+import argparse
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from minidistill import data, plots
+from minidistill.dit import DiT
+from minidistill.metrics import Classifier, flow_map_error, frechet_distance
+from minidistill.parameterization import as_denoiser
+from minidistill.progressive import Student, diffusion_loss
+from minidistill.samplers import ddim
+from minidistill.schedules import cosine, time_grid
+from minidistill.train import train
+
+TEACHER_STEPS = 32  # DDIM steps of the teacher
+JUDGE_UPDATES = 800
+
+
+def options(add: Callable) -> None:
+    """The options of every method on images."""
+    add(
+        "--data",
+        choices=["digits", "mnist", "fashion_mnist"],
+        default="digits",
+        help="digits: 8x8, bundled; the others: 28x28, downloaded once (default: %(default)s)",
+    )
+    add("--folder", type=Path, help="where the MNIST files are; without it the cache, then a download")
+    add(
+        "--updates",
+        type=int,
+        default=1600,
+        help="training updates of the teacher; its students together take as many (default: %(default)s)",
+    )
+
+
+def load(args: argparse.Namespace) -> list[Tensor]:
+    """The images that the options ask for."""
+    return images(args.data, args.folder)
+
+
+def images(name: str, folder: str | Path | None = None) -> list[Tensor]:
+    """Training images and labels, test images and labels, of "digits", "mnist" or "fashion_mnist"."""
+    match name:
+        case "digits":
+            return [*data.digits("train"), *data.digits("test")]
+        case "mnist":
+            return [*data.mnist("train", folder), *data.mnist("test", folder)]
+        case "fashion_mnist":
+            return [*data.fashion_mnist("train", folder), *data.fashion_mnist("test", folder)]
+    raise ValueError(f'data must be "digits", "mnist" or "fashion_mnist", got {name!r}')
+
+
+def network(x: Tensor) -> DiT:
+    """A DiT for images of this size: 0.24M parameters for 8x8 digits, 0.94M for 28x28."""
+    size = {"patch": 2, "dim": 64} if x.shape[-1] == 8 else {"patch": 4, "dim": 128}
+    return DiT(**size, depth=3, classes=10)
+
+
+def train_teacher(
+    net: DiT, ema: DiT, x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
+    """A diffusion model of x given its label. The teacher is `ema`."""
+    data_std = x.std().item()
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        return diffusion_loss(as_denoiser(net, cosine, data_std, label=y), x, cosine, generator=generator)
+
+    return train(net, loss, (x, y), steps, ema=ema, **options)
+
+
+def train_judge(net: Classifier, x: Tensor, y: Tensor, steps: int, **options) -> Iterator[tuple[int, Tensor]]:
+    """The independent judge, trained with cross entropy."""
+
+    def loss(net: Classifier, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        return nn.functional.cross_entropy(net(x), y, reduction="none")
+
+    return train(net, loss, (x, y), steps, **options)
+
+
+class Contestant(NamedTuple):
+    """A row of the table. sample(noise, labels) -> images; paired when noise alone decides the images."""
+
+    model: str
+    steps: int
+    sample: Callable[[Tensor, Tensor], Tensor]
+    paired: bool = True
+    mflop: float | None = None  # of a sample
+
+
+def by_ddim(model: str, net: DiT, data_std: float, steps: int) -> Contestant:
+    """A denoiser in `steps` DDIM steps. A student knows its own number of steps."""
+
+    def sample(noise: Tensor, labels: Tensor) -> Tensor:
+        denoiser = as_denoiser(net, cosine, data_std, label=labels)
+        denoiser = Student(denoiser, steps) if model == "student" else denoiser
+        return ddim(denoiser, noise, time_grid(steps), cosine)
+
+    return Contestant(model, steps, sample)
+
+
+def fresh_generator(noise: Tensor, seed: int) -> torch.Generator:
+    """For noise added on the way. Not `seed` itself: `compare` draws the start from that, and the first noise
+    of its shape would be the start once more."""
+    return torch.Generator(noise.device).manual_seed(seed + 1_000_003)
+
+
+@torch.no_grad()
+def compare(
+    contestants: Sequence[Contestant],
+    judge: Classifier,
+    x: Tensor,
+    x_test: Tensor,
+    y_test: Tensor,
+    n: int = 1000,
+    seed: int = 0,
+) -> tuple[list[dict], dict[tuple[str, int], Tensor]]:
+    """The table, and the samples behind it by (model, steps). The first contestant is the reference.
+
+    All start from the same n noises and labels. Distance: to the reference's samples, RMS per pixel, with its
+    standard error, for those that add no noise of their own. Frechet: between the judge's 64 features of the
+    samples and of the training data, without bias, with its standard error; the last row compares test data
+    with training data, which is the floor.
+    """
+    noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+    labels = torch.arange(n, device=x.device) % 10
+    real = torch.cat([judge.features(part) for part in x.split(2000)])
+
+    def judged(images: Tensor, labels: Tensor) -> dict:
+        frechet, frechet_se = frechet_distance(judge.features(images), real)
+        accuracy = (judge(images).argmax(1) == labels).cpu().to(torch.float64).mean().item()
+        return {"frechet": frechet, "frechet_se": frechet_se, "accuracy": accuracy}
+
+    table, samples = [], {}
+    for model, steps, sample, paired, mflop in contestants:
+        start = time.perf_counter()
+        images = samples[model, steps] = sample(noise, labels).cpu().to(x)
+        seconds = time.perf_counter() - start  # .cpu() above waits for the accelerator, if there is one
+        row = {"model": model, "steps": steps} | ({"mflop": mflop} if mflop is not None else {})
+        if paired:
+            reference = samples[contestants[0].model, contestants[0].steps]
+            row["distance"], row["distance_se"] = flow_map_error(images, reference)
+        table.append(row | judged(images, labels) | {"seconds": seconds})
+    return [*table, {"model": "real test data"} | judged(x_test, y_test)], samples
+
+
+# the key that a row needs for a column: the column's title, and how it is written
+COLUMNS = {
+    "model": ("model", lambda row: row["model"]),
+    "steps": ("steps", lambda row: f"{row['steps']}"),
+    "mflop": ("MFLOP", lambda row: f"{row['mflop']:.0f}"),
+    "distance": ("distance to teacher", lambda row: f"{row['distance']:.4f} ± {row['distance_se']:.4f}"),
+    "frechet": ("Frechet distance", lambda row: f"{row['frechet']:.2f} ± {row['frechet_se']:.2f}"),
+    "accuracy": ("class accuracy", lambda row: f"{row['accuracy']:.3f}"),
+    "seconds": ("seconds", lambda row: f"{row['seconds']:.2f}"),
+}
+
+
+def markdown(table: Sequence[dict], columns: dict = COLUMNS) -> str:
+    """The table as people read it, with the columns of which some row has the key. Steps are network
+    evaluations."""
+    shown = {key: column for key, column in columns.items() if any(key in row for row in table)}
+    lines = [[title for title, _ in shown.values()], ["---"] * len(shown)]
+    lines += [[write(row) if key in row else "" for key, (_, write) in shown.items()] for row in table]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def as_csv(table: Sequence[dict]) -> bytes:
+    """The table as a file, with all its keys in the order in which they come up."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, {name: None for row in table for name in row})
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue().encode()
+
+
+def result(
+    contestants: Sequence[Contestant], judge: Classifier, data: Sequence[Tensor], seed: int
+) -> tuple[str, dict[str, bytes]]:
+    """The end of a run on images: the table to print, and the files, with a picture of the samples."""
+    x, _, x_test, y_test = data
+    table, samples = compare(contestants, judge, x, x_test, y_test, seed=seed)
+    # the reference, then every model in few steps
+    few = sorted({steps for _, steps in samples})[:3][-1]
+    shown = sorted((k for k in samples if k[1] <= few), key=lambda k: (k[0] != "undistilled", k))
+    rows = {f"{model}, {n}": samples[model, n] for model, n in (next(iter(samples)), *shown)}
+    picture = plots.png(plots.image_rows(rows))
+    return markdown(table), {"samples.png": picture, "table.csv": as_csv(table)}

@@ -1,0 +1,71 @@
+"""Halves the steps of a teacher, again and again: from 32 to 1.
+
+    minidistill progressive --data mnist
+
+Teacher and students are one small DiT, class-conditional. Notebook 00 tells this in pictures.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from minidistill.dit import DiT
+from minidistill.jobs import contest
+from minidistill.jobs.contest import TEACHER_STEPS, by_ddim, network, train_judge, train_teacher
+from minidistill.metrics import Classifier
+from minidistill.parameterization import as_denoiser
+from minidistill.progressive import halvings, progressive_loss
+from minidistill.schedules import cosine
+from minidistill.train import train
+
+options, load = contest.options, contest.load
+
+
+def stages(args: argparse.Namespace) -> dict[str, int]:
+    """Judge and teacher, then 16, 8, 4, 2 and 1 steps."""
+    students = {f"student {n}": updates for n, updates in student_updates(args.updates).items()}
+    return {"judge": contest.JUDGE_UPDATES, "teacher": args.updates} | students
+
+
+def student_updates(teacher_updates: int) -> dict[int, int]:
+    """Updates for each student: together as many as the teacher, and twice as many for the last two (5.2)."""
+    share = teacher_updates * 3 // 20
+    return {n: share * (2 if n <= 2 else 1) for n in halvings(TEACHER_STEPS)}
+
+
+def train_student(
+    net: DiT, teacher: DiT, n: int, x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
+    """A student of n steps, from the teacher's weights; no EMA, since the learning rate falls to 0."""
+    data_std = x.std().item()
+    net.load_state_dict(teacher.state_dict())
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        student, fixed = (as_denoiser(model, cosine, data_std, label=y) for model in (net, teacher))
+        return progressive_loss(student, fixed, x, n, cosine, generator=generator)
+
+    return train(net, loss, (x, y), steps, warmup=0, **options)
+
+
+def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tuple[str, dict[str, bytes]]:
+    """Each student learns from the one before it, and is compared with the teacher in as many steps."""
+    x, y, *_ = data
+    torch.manual_seed(args.seed)
+    judge = Classifier(side=x.shape[-1]).to(x.device)
+    net = network(x).to(x.device)
+    parent = teacher = copy.deepcopy(net)
+
+    stage("judge", train_judge, judge, x, y)
+    stage("teacher", train_teacher, net, teacher, x, y)
+    data_std = x.std().item()
+    contestants = [by_ddim("teacher", teacher, data_std, TEACHER_STEPS)]
+    for n in halvings(TEACHER_STEPS):
+        student = copy.deepcopy(net)
+        stage(f"student {n}", train_student, student, parent, n, x, y)
+        contestants.append(by_ddim("undistilled", teacher, data_std, n))
+        contestants.append(by_ddim("student", student, data_std, n))
+        parent = student
+    return contest.result(contestants, judge, data, args.seed)
