@@ -94,12 +94,17 @@ def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **
     another shape, a time that is not finite, an input changed in place, and a model known to answer another
     kind: those that this package makes say it in `predicts`.
     """
+    need.each("t", t, z)
+    return ask_at(model, z, t, kind, **conditioning)
+
+
+def ask_at(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **conditioning) -> Batch:
+    """ask, at a time that was looked at before: a sampler looks at its whole grid once."""
     if not callable(model):
         raise ValueError(f"needed: a function (z, t) -> {kind}, got {model!r:.60}")
     known = getattr(model, "predicts", None)
     if known and kind and known != kind:
         raise ValueError(f"needed: a model that predicts {kind}. This one predicts {known}")
-    need.each("t", t, z)
     t = t if t.dtype == z.dtype else t.to(z.dtype)
     if torch.is_inference_mode_enabled():  # where torch does not count changes
         z, t = z.clone(), t.clone()

@@ -13,7 +13,8 @@ algorithm 1. Renoise: Song et al. (2023), algorithm 1.
 
 Every sampler starts with z at times[0], with the variance of that time: for EDM's t = 80, 80 times unit noise
 (from unit noise itself, all samples end near the mean). It ends at times[-1]; trajectory=True returns all
-n + 1 states, stacked. The schedule is read once, for all times: it must be one function for all samples.
+n + 1 states, stacked. The schedule is read once, for all times: it must be one function for all samples. What
+a step multiplies z and x_hat by is computed for the whole grid before it starts.
 
 >>> from minidistill.schedules import rectified_flow
 >>> perfect = lambda z, t: 0 * z  # all the data is at 0
@@ -30,9 +31,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minidistill import need
-from minidistill.asking import Batch, Generator, Schedule, Time, ask, read
+from minidistill.asking import Batch, Generator, Schedule, Time, ask_at, read
 from minidistill.parameterization import Denoiser
-from minidistill.schedules import coefficients, edm, like, randn_like, rates, rectified_flow, time_grid
+from minidistill.schedules import coefficients, edm, motion, randn_like, rectified_flow, time_grid
 
 Times = Float[Tensor, " n"]  # n times for n - 1 steps, decreasing
 
@@ -52,30 +53,43 @@ def ddim_step(x_hat: Batch, z: Batch, t: Time, s: Time, schedule: Schedule) -> B
 
 def ddim(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajectory: bool = False) -> Tensor:
     """One DDIM step from each time to the next. First order; exact while x_hat does not change."""
-    states = [z]
-    for (t, alpha, sigma), (_, alpha_s, sigma_s) in pairwise(stops(denoiser, z, times, schedule, "ddim")):
-        x_hat = ask(denoiser, z, t, "x")
-        eps_hat = (z - alpha * x_hat) / sigma
-        z = (alpha_s * x_hat + sigma_s * eps_hat).to(z.dtype)
-        if trajectory:
-            states.append(z)
-    return torch.stack(states) if trajectory else z
+    ts, found = stops(denoiser, z, times, schedule, "ddim")
+    return walk(denoiser, z, ts, *ddim_mixture(*found), trajectory)
 
 
-def slope(x_hat: Batch, z: Batch, alpha: Tensor, sigma: Tensor, d_alpha: Tensor, d_sigma: Tensor) -> Batch:
-    """dz/dt = alpha' x_hat + sigma' eps_hat."""
-    return d_alpha * x_hat + d_sigma * (z - alpha * x_hat) / sigma
+def ddim_mixture(level: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """DDIM steps without eps_hat: z_s = sigma_s/sigma_t z + (alpha_s - alpha_t sigma_s/sigma_t) x_hat."""
+    keep = sigma[1:] / sigma[:-1]
+    return keep, alpha[1:] - keep * alpha[:-1]
 
 
 def euler(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajectory: bool = False) -> Tensor:
-    """Euler's method on dz/dt: first order. For rectified flow it is DDIM."""
+    """Euler's method on dz/dt: z_s = z + (s - t) dz/dt. First order. For rectified flow it is DDIM."""
+    if schedule in (rectified_flow, edm):  # there the slope is constant while x_hat is
+        ts, found = stops(denoiser, z, times, schedule, "ddim")
+        return walk(denoiser, z, ts, *ddim_mixture(*found), trajectory)
+    ts, found = stops(denoiser, z, times, schedule, "euler", motion)
+    dt, (a, b) = found[0].diff(dim=0), slope(*found[1:, :-1])
+    return walk(denoiser, z, ts, 1 + dt * a, dt * b, trajectory)
+
+
+def walk(
+    denoiser: Denoiser, z: Batch, ts: Sequence[Time], keep: Tensor, take: Tensor, trajectory: bool
+) -> Tensor:
+    """Steps z_s = keep z + take x_hat(z, t): DDIM and Euler differ in these two numbers only."""
+    look_at_steps(keep, take)
     states = [z]
-    sampler = "ddim" if schedule in (rectified_flow, edm) else "euler"  # there they are the same
-    for (t, *here), (s, *_) in pairwise(stops(denoiser, z, times, schedule, sampler, rates)):
-        z = (z + like(s - t, z) * slope(ask(denoiser, z, t, "x"), z, *here)).to(z.dtype)
+    for t, k, x in zip(ts, keep, take):
+        z = cast(k * z + x * ask_at(denoiser, z, t, "x"), z.dtype)
         if trajectory:
             states.append(z)
     return torch.stack(states) if trajectory else z
+
+
+def slope(alpha: Tensor, sigma: Tensor, d_alpha: Tensor, d_sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """a and b of dz/dt = a z + b x_hat, which is alpha' x_hat + sigma' eps_hat without eps_hat."""
+    a = d_sigma / sigma
+    return a, d_alpha - alpha * a
 
 
 def heun(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, trajectory: bool = False) -> Tensor:
@@ -83,15 +97,18 @@ def heun(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, traject
 
     A step that ends at sigma = 0, where the slope is 0 / 0, stays an Euler step, as in Karras et al. (2022).
     """
-    states, at = [z], stops(denoiser, z, times, schedule, "heun", rates)
-    last = at[-1] if need.extremes(at[-1][2])[0] == 0 else None  # the only one that can be clean
-    for (t, *here), there in pairwise(at):
-        s = there[0]
-        d = slope(ask(denoiser, z, t, "x"), z, *here)
-        z_s = (z + like(s - t, z) * d).to(z.dtype)
-        if there is not last:
-            d = (d + slope(ask(denoiser, z_s, s, "x"), z_s, *there[1:])) / 2
-            z_s = (z + like(s - t, z) * d).to(z.dtype)
+    ts, found = stops(denoiser, z, times, schedule, "heun", motion)
+    ends = len(ts) - (not need.within(found[2, -1], above=0))
+    a, b = slope(*found[1:, :ends])
+    look_at_steps(a, b)
+    states, slopes = [z], list(zip(ts, a, b))
+    for dt, (t, a, b), end in zip(found[0].diff(dim=0), slopes, [*slopes[1:], None]):
+        d = a * z + b * ask_at(denoiser, z, t, "x")  # the slope where the step starts
+        z_s = cast(z + dt * d, z.dtype)  # Euler's step
+        if end is not None:
+            s, a, b = end
+            d_s = a * z_s + b * ask_at(denoiser, z_s, s, "x")  # the slope where that ends
+            z_s = cast(z + dt * (d + d_s) / 2, z.dtype)  # the step, with the mean of both
         z = z_s
         if trajectory:
             states.append(z)
@@ -114,40 +131,48 @@ def renoise(
     marginals exact: alpha_s / alpha_e times the sample, plus noise of the variance that is missing. For EDM
     times that end at t_min, this is sqrt(s^2 - t_min^2).
     """
-    at = stops(f, z, times, schedule, "renoise")
-    lifts = len(at) - 2
-    need.as_many("noises", noise, lifts, "step but the last")
+    ts, (_, alpha, sigma) = stops(f, z, times, schedule, "renoise")
+    need.as_many("noises", noise, len(ts) - 2, "step but the last")
     for n in () if noise is None else noise:
         need.samples(noise=n, z=z)
-    states, (_, alpha_e, sigma_e) = [z], at[-1]
-    for i, ((t, *_), (_, alpha_s, sigma_s)) in enumerate(pairwise(at)):
-        z = ask(f, z, t, "x")
-        if i < lifts:
-            fresh = noise[i].to(z) if noise is not None else randn_like(z, generator)
-            keep = alpha_s / alpha_e
-            z = (keep * z + (sigma_s**2 - (keep * sigma_e) ** 2).clamp(min=0).sqrt() * fresh).to(z.dtype)
+    keep = alpha[1:-1] / alpha[-1]
+    missing = (sigma[1:-1] ** 2 - (keep * sigma[-1]) ** 2).clamp(min=0).sqrt()
+
+    states, z = [z], ask_at(f, z, ts[0], "x")
+    for i, t in enumerate(ts[1:-1]):
+        fresh = noise[i].to(z) if noise is not None else randn_like(z, generator)
+        z = cast(keep[i] * z + missing[i] * fresh, z.dtype)
         if trajectory:
             states.append(z)
-    return torch.stack(states) if trajectory else z
+        z = ask_at(f, z, t, "x")
+    return torch.stack([*states, z]) if trajectory else z
 
 
 def stops(
-    denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, sampler: str, *more: Callable
-) -> list[tuple[Tensor, ...]]:
-    """(t, alpha, sigma) at each time, and what `more` functions, such as `rates`, say of the schedule there.
+    denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, sampler: str, at: Callable = read
+) -> tuple[Sequence[Time], Tensor]:
+    """The n times, (b,) each; then one tensor of these times, alpha, sigma, and what else `at` says of them.
 
-    t is (b,), the others have one axis for each axis of z. Raises ValueError as `intervals` does, and where
-    one is infinite, or sigma is 0, before the last time.
+    The tensor is (3 or more, n, 1, ..., 1), to multiply z with. Raises ValueError, and warns, as `intervals`.
     """
-    steps = list(intervals(denoiser, z, times))
-    found = torch.stack([c for f in (read, *more) for c in f(schedule, times.to(z))])
-    if not (need.within(found[1, :-1], above=0) and need.within(found[:, :-1])):
-        raise ValueError("no step can start where sigma is 0 or the schedule changes infinitely fast")
+    look_at_grid(denoiser, z, times)
     made_for = getattr(denoiser, "sampler", sampler)
     if made_for != sampler:
         warnings.warn(f"this student was distilled for {made_for}, not for {sampler}", stacklevel=3)
-    each_time = [*(t for t, _ in steps), steps[-1][1]]
-    return list(zip(each_time, *found.to(need.wide(z.dtype)).reshape(len(found), -1, *[1] * z.ndim)))
+    times = times.to(z)
+    found = torch.stack([times.to(need.wide(z.dtype)), *at(schedule, times)])
+    return times[:, None].expand(-1, len(z)).unbind(), found.reshape(len(found), -1, *[1] * z.ndim)
+
+
+def look_at_steps(*coefficients: Tensor) -> None:
+    """Raises ValueError where they are infinite."""
+    if not need.within(torch.stack(coefficients)):
+        raise ValueError("no step can start where sigma is 0 or the schedule changes infinitely fast")
+
+
+def cast(z: Tensor, dtype: torch.dtype) -> Tensor:
+    """z.to(dtype), which takes a microsecond even where there is nothing to do."""
+    return z if z.dtype == dtype else z.to(dtype)
 
 
 def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time, Time]]:
@@ -155,6 +180,12 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
 
     Warns when the denoiser is a student that was distilled for another grid.
     """
+    look_at_grid(denoiser, z, times)
+    yield from pairwise(times.to(z)[:, None].expand(-1, len(z)))
+
+
+def look_at_grid(denoiser: Denoiser, z: Batch, times: Times) -> None:
+    """Raises ValueError unless times fall and end at 0 or above; warns a student of another grid."""
     need.samples(z=z)
     need.ordered("times", times)
     steps = getattr(denoiser, "steps", None)
@@ -163,5 +194,3 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
     ):
         sentence = f"this student was distilled for time_grid({steps}): on any other grid it is wrong"
         warnings.warn(f"{sentence}, and more steps make it worse", stacklevel=4)
-    for t, s in pairwise(times.to(z)):
-        yield t.expand(len(z)), s.expand(len(z))

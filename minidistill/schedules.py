@@ -139,9 +139,14 @@ def rates(schedule: Schedule, t: Time) -> tuple[Time, Time]:
 
     They are infinite where the schedule is too steep.
     """
-    read(schedule, t)  # refuses what is no schedule, or no time of it
+    return motion(schedule, t)[2:]
+
+
+def motion(schedule: Schedule, t: Time) -> tuple[Time, Time, Time, Time]:
+    """alpha, sigma, and their rates: where the schedule is, and where it goes."""
+    alpha, sigma = read(schedule, t)  # refuses what is no schedule, or no time of it
     t = t.contiguous()  # a time expanded over the batch cannot carry a tangent
-    return torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]
+    return alpha, sigma, *torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]
 
 
 def log_snr(schedule: Schedule, t: Time) -> Time:

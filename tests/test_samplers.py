@@ -347,6 +347,50 @@ def test_samplers_are_differentiable():
         )
 
 
+@pytest.mark.parametrize("schedule", [cosine, rectified_flow], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("end", [0.0, 0.1])
+def test_gradients_reach_the_times(schedule, end):
+    """Learned grids need them. The last time itself may be 0, where 1 / sigma has no derivative."""
+    z = torch.randn(3, 2, dtype=torch.float64)
+    inner = torch.tensor([0.95, 0.6, 0.3], dtype=torch.float64, requires_grad=True)
+    last = torch.tensor([end], dtype=torch.float64)
+    for sampler in (ddim, euler, heun, renoise):
+        extra = {"noise": [torch.ones_like(z)] * 2} if sampler is renoise else {}
+        run = lambda times: sampler(
+            lambda z, t: torch.tanh(z + t[:, None]), z, torch.cat([times, last]), schedule, **extra
+        )
+        assert torch.autograd.gradcheck(run, inner)
+
+
+def test_the_schedule_is_read_before_the_first_step_and_not_again():
+    calls = []
+
+    def counted(t):
+        calls.append(len(t))
+        return cosine(t)
+
+    for sampler in (ddim, euler, heun, renoise):
+        calls.clear()
+        seen = []
+        sampler(lambda z, t: seen.append(len(calls)) or z, torch.ones(3, 2), time_grid(8), counted)
+        # the times, and once more for their derivative
+        assert calls == [9] * (2 if sampler in (euler, heun) else 1) and set(seen) == {len(calls)}
+
+
+def test_euler_is_ddim_where_the_slope_is_constant():
+    """Through a closure, which the samplers do not recognize."""
+    z = torch.randn(3, 2, dtype=torch.float64)
+    for schedule, times in ((rectified_flow, time_grid(4)), (edm, torch.tensor([80.0, 5.0, 0.5, 0.0]))):
+        hidden = lambda t: schedule(t)
+        for f in (lambda z, t: torch.tanh(z), lambda z, t: 0 * z):
+            torch.testing.assert_close(
+                euler(f, z, times.double(), hidden),
+                ddim(f, z, times.double(), schedule),
+                atol=1e-12,
+                rtol=1e-12,
+            )
+
+
 def test_intervals_are_one_time_per_sample():
     for t, s in samplers.intervals(lambda z, t: z, torch.ones(3, 2), time_grid(2)):
         assert t.shape == s.shape == (3,) and (t > s).all()
