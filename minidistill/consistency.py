@@ -213,7 +213,8 @@ def lognormal_times(
     b: Whole, mean: Number = -1.1, std: Number = 2.0, generator: Generator = None, device=None
 ) -> Time:
     """b EDM times with log t ~ N(mean, std^2): median 0.33, and 99 % below 35. Karras et al. (2022)'s
-    proposal, with iCT's and ECT's numbers."""
+    proposal, with iCT's and ECT's numbers. On the generator's device, if none is given."""
+    device = generator.device if device is None and generator is not None else device
     mean, std = need.number("mean", mean), need.number("std", std, least=0)
     return torch.exp(mean + std * torch.randn(need.whole("b", b), generator=generator, device=device))
 

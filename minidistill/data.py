@@ -3,12 +3,13 @@
 Images are float32 in [-1, 1], shape (n, 1, height, width), with labels (n,); videos (n, frames, 1, height,
 width). Only MNIST and Fashion-MNIST need a network, once. They are looked for in the folder you give, then in
 the cache (~/.cache/minidistill, or $MINIDISTILL_CACHE), then downloaded from one mirror after the other. What
-is read is always checked first.
+is read is always checked first. All data is made on the processor: .to(device) moves it.
 
 LeCun et al. (1998); Xiao, Rasul & Vollgraf (2017); 8x8 digits: Alpaydin & Kaynak (1998), in scikit-learn.
 """
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -17,6 +18,7 @@ import os
 import urllib.request
 import warnings
 import zlib
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
@@ -28,6 +30,18 @@ from minidistill import need
 from minidistill.need import SEEDS, Number, Whole
 
 
+def on_the_processor(make: Callable) -> Callable:
+    """Random numbers are drawn there, also where another device is torch's default."""
+
+    @functools.wraps(make)
+    def made(*args, **kwargs):
+        with torch.device("cpu"):
+            return make(*args, **kwargs)
+
+    return made
+
+
+@on_the_processor
 def points(name: str, n: Whole, seed: Whole = 0) -> Tensor:
     """n points (n, 2), of mean 0 and variance 1: "moons", "circles", "checkerboard" or "spiral"."""
     from sklearn import datasets  # a slow import, so only where it is needed
@@ -54,6 +68,7 @@ def points(name: str, n: Whole, seed: Whole = 0) -> Tensor:
     return (x / x.std()).float()
 
 
+@on_the_processor
 def digits(split: str = "all", seed: Whole = 0) -> tuple[Tensor, Tensor]:
     """The 1797 handwritten 8x8 digits of scikit-learn: images (n, 1, 8, 8) and labels (n,).
 
@@ -145,6 +160,7 @@ def moving(
     return row, column
 
 
+@on_the_processor
 def bouncing_ball(
     n: Whole, frames: Whole = 8, side: Whole = 16, speed: Number = 1.5, radius: Number = 2.0, seed: Whole = 0
 ) -> tuple[Tensor, Tensor]:
@@ -160,6 +176,7 @@ def bouncing_ball(
     return (radius + 0.5 - distance).clamp(-1, 1)[:, :, None], label
 
 
+@on_the_processor
 def moving_digits(
     n: Whole, frames: Whole = 8, side: Whole = 16, speed: Number = 1.0, split: str = "all", seed: Whole = 0
 ) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,10 @@ Peebles & Xie (2023), "Scalable diffusion models with transformers", section 3. 
 gates its two branches by numbers computed from the conditioning; these start at 0, so at first each block is
 the identity and the network returns 0.
 
-Attention is written as two matrix products and a softmax: forward-mode derivatives go through it, which fused
-attention does not allow, and at these sizes it is as fast. Positions are sines of the patch coordinates, so
-any image size divisible by the patch works without new parameters.
+Attention is torch's fused kernel on an accelerator and from a hundred tokens on, where it is faster, and two
+matrix products and a softmax otherwise. Forward-mode derivatives, which the kernel does not know, always take
+the second way. Positions are sines of the patch coordinates, so any image size divisible by the patch works
+without new parameters.
 
 A video is generated frame by frame: the image, and a history of earlier frames at any sizes, in one sequence.
 History tokens are placed on the image's grid and carry the sines of their age (Jin et al., 2024, rotate by
@@ -25,6 +26,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from minidistill import need
@@ -32,6 +34,7 @@ from minidistill.need import Number, Whole, described, wide
 from minidistill.schedules import Batch, Time
 
 Clip = Float[Tensor, "b _ c _ _"]  # frames of a history: any number, of any size
+FUSED = 100  # tokens from which a processor is faster with fused attention
 
 
 def sines(position: Float[Tensor, "*n"], dim: int, top: Number = 256.0) -> Float[Tensor, "*n dim"]:
@@ -61,7 +64,8 @@ def patch_positions(
     height: int, width: int, dim: int, like: Tensor, grid: tuple[int, int]
 ) -> Float[Tensor, "n dim"]:
     """One vector per patch, in reading order: half of it tells the row on the `grid`, half the column."""
-    rows, columns = (grid_positions(n, n_ref).to(like) for n, n_ref in zip((height, width), grid))
+    with like.device:  # made where they are needed
+        rows, columns = (grid_positions(n, n_ref).to(like) for n, n_ref in zip((height, width), grid))
     row, column = torch.meshgrid(rows, columns, indexing="ij")
     # one patch apart is at most one radian apart: neighbours look alike
     codes = [sines(axis.flatten() / 64, dim // 2, top=64.0) for axis in (row, column)]
@@ -86,11 +90,24 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "n n"] | None = None) -> Tensor:
         q, k, v = rearrange(self.to_qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        scores = q * q.shape[-1] ** -0.5 @ k.mT
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        attention = scores.softmax(dim=-1)
-        return self.out(rearrange(attention @ v, "b h n d -> b n (h d)"))
+        if fused(x):
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+            scores = q * q.shape[-1] ** -0.5 @ k.mT
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            mixed = scores.softmax(dim=-1) @ v
+        return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+
+
+def fused(x: Float[Tensor, "b n d"]) -> bool:
+    """Whether attention should be one kernel: where that is faster, and outside of forward-mode derivatives.
+
+    Of second derivatives, backward through backward, it knows nothing either: for these, ask inside
+    torch.nn.attention.sdpa_kernel(SDPBackend.MATH).
+    """
+    differentiating = getattr(forward_ad, "_current_level", 0) >= 0  # torch.func.jvp, and jvp of anything
+    return not differentiating and (x.device.type != "cpu" or x.shape[1] >= FUSED)
 
 
 class Block(nn.Module):
@@ -228,8 +245,10 @@ class DiT(nn.Module):
         codes = sines(ages / 64, self.dim, top=64.0).to(z.dtype).split([x.shape[1] for x in clips[:-1]])
         clips[:-1] = [x + rearrange(code, "k d -> k 1 d") for x, code in zip(clips, codes)]
         counts = [n for x in clips for n in x.shape[1] * [x.shape[2]]]  # tokens of each frame
-        frame_ids = [frame for frame, n in enumerate(counts) for _ in range(n)]
         x = torch.cat([rearrange(x, "b k n d -> b (k n) d") for x in clips], dim=1)
+        if not history:  # nothing to copy to an accelerator, which a CUDA graph would not allow
+            return x, torch.zeros(x.shape[1], dtype=torch.int64, device=z.device)
+        frame_ids = [frame for frame, n in enumerate(counts) for _ in range(n)]
         return x, torch.tensor(frame_ids, device=z.device)
 
     def tokens(self, clip: Clip, grid: tuple[int, int]) -> Float[Tensor, "b k n d"]:

@@ -77,16 +77,17 @@ def sliced_wasserstein(
     a, b = two_sets(a, b)
     p, projections = need.number("p", p, least=1), need.whole("projections", projections)
     generator = torch.Generator().manual_seed(need.whole("seed", seed, 0, SEEDS))
-    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64)
+    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64, device="cpu")
     directions = directions / directions.norm(dim=0)
-    levels = (torch.arange(min(len(a), len(b)), dtype=a.dtype) + 0.5) / min(len(a), len(b))
+    n = min(len(a), len(b))
+    levels = (torch.arange(n, dtype=a.dtype, device="cpu") + 0.5) / n
 
     def distance(one: Tensor, two: Tensor) -> float:
         gap = torch.quantile(one @ directions, levels, dim=0, interpolation="nearest")
         gap = gap - torch.quantile(two @ directions, levels, dim=0, interpolation="nearest")
         return gap.abs().pow(p).mean().pow(1 / p).item()
 
-    both = torch.cat([a, b])[torch.randperm(len(a) + len(b), generator=generator)]
+    both = torch.cat([a, b])[torch.randperm(len(a) + len(b), generator=generator, device="cpu")]
     return distance(a, b), distance(both[: len(a)], both[len(a) :])
 
 
@@ -109,7 +110,9 @@ def frechet_distance(a: Features, b: Others, groups: Whole = 10) -> tuple[float,
         )
     plain = plain_frechet_distance(a, b)
     # random groups: samples often come in an order, such as one class after the other
-    a, b = (x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))] for x in (a, b))
+    a, b = (
+        x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0), device="cpu")] for x in (a, b)
+    )
     chunks = list(zip(a.tensor_split(groups), b.tensor_split(groups)))
     without = torch.tensor(
         [

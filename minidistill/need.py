@@ -77,8 +77,8 @@ def within(
     above: Bound = -math.inf,
     below: Bound = math.inf,
 ) -> bool:
-    """Whether all values are finite and in range; True where torch cannot tell, in vmap and torch.compile."""
-    if torch.compiler.is_compiling():
+    """Whether all values are finite and in range; True where nobody can look: vmap, compile, CUDA graphs."""
+    if torch.compiler.is_compiling() or (c.is_cuda and torch.cuda.is_current_stream_capturing()):
         return True
     try:
         low, high = extremes(c)

@@ -98,7 +98,7 @@ def heun(denoiser: Denoiser, z: Batch, times: Times, schedule: Schedule, traject
     A step that ends at sigma = 0, where the slope is 0 / 0, stays an Euler step, as in Karras et al. (2022).
     """
     ts, found = stops(denoiser, z, times, schedule, "heun", motion)
-    ends = len(ts) - (not need.within(found[2, -1], above=0))
+    ends = len(ts) - (need.extremes(found[2, -1])[0] == 0)
     a, b = slope(*found[1:, :ends])
     look_at_steps(a, b)
     states, slopes = [z], list(zip(ts, a, b))

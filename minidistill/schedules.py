@@ -88,7 +88,9 @@ def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
     """
     check_table(alpha_bar)
     # on the processor: not every device has float64
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar.cpu().to(torch.float64)])
+    alpha_bar = torch.cat(
+        [torch.ones(1, dtype=torch.float64, device="cpu"), alpha_bar.cpu().to(torch.float64)]
+    )
     corners = torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])  # (2, n + 1), on the unit circle
 
     @until(1.0)

@@ -1,7 +1,9 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from minidistill import dit
 from minidistill.dit import MLP, Attention, DiT, patch_positions, sines
 from minidistill.plots import image_rows
 
@@ -28,6 +30,52 @@ def test_attention_is_scaled_dot_product_attention():
     q, k, v = (a.reshape(2, 5, 4, 4).transpose(1, 2) for a in attention.to_qkv(x).chunk(3, dim=-1))
     expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 5, 16)
     torch.testing.assert_close(attention(x), attention.out(expected))
+
+
+@pytest.mark.parametrize("tokens, kernel", [(99, False), (100, True), (150, True)])
+def test_fused_attention_from_a_hundred_tokens_on(monkeypatch, tokens, kernel):
+    """Both ways give the same numbers, with a mask and without, and the same gradients."""
+    calls, original = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *a, **b: calls.append(1) or original(*a, **b)
+    )
+    torch.manual_seed(0)
+    attention, x = (
+        Attention(16, 4).double(),
+        torch.randn(2, tokens, 16, dtype=torch.float64, requires_grad=True),
+    )
+    for mask in (None, dit.block_causal_mask(torch.arange(tokens) // 10)):
+        found = {}
+        for limit in (0, 10**9, dit.FUSED):
+            monkeypatch.setattr(dit, "FUSED", limit)
+            calls.clear()
+            answer = attention(x, mask)
+            found[limit] = answer, torch.autograd.grad(answer.square().sum(), x)[0]
+            assert len(calls) == (limit == 0 or (limit == 100 and kernel))
+        torch.testing.assert_close(found[0], found[10**9])
+        monkeypatch.setattr(dit, "FUSED", 100)
+
+
+@pytest.mark.parametrize("side", [8, 20], ids=["16 tokens", "100 tokens"])
+def test_derivatives_of_every_kind_on_both_sides(side):
+    """Forward mode, forward over backward, and backward over backward with the kernel switched off."""
+    net, z = awake(), torch.randn(1, 1, side, side, dtype=torch.float64)
+    t, h = T[:1], 1e-6
+    by_difference = (net(z, t + h) - net(z, t - h)) / (2 * h)
+    one = torch.ones_like(t)
+    close = lambda a, b: torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    close(torch.func.jvp(lambda t: net(z, t), (t,), (one,))[1], by_difference)
+    # inside the derivative by another variable, which the network does not see
+    inner = lambda t: torch.func.jvp(lambda s: s * net(z, t).sum(), (one,), (one,))[1]
+    close(torch.func.jvp(inner, (t,), (one,))[1].reshape(()), by_difference.sum())
+
+    total = lambda t: net(z, t).sum()
+    second = (torch.func.grad(total)(t + h) - torch.func.grad(total)(t - h)) / (2 * h)
+    close(torch.func.hessian(total)(t).flatten(), second)
+    with sdpa_kernel(SDPBackend.MATH):
+        t = t.clone().requires_grad_()
+        first = torch.autograd.grad(total(t), t, create_graph=True)[0]
+        close(torch.autograd.grad(first.sum(), t)[0], second)
 
 
 def test_forward_mode_derivatives():

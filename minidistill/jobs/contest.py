@@ -133,7 +133,8 @@ def compare(
     samples and of the training data, without bias, with its standard error; the last row compares test data
     with training data, which is the floor.
     """
-    noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+    # drawn on the processor, so that every device starts from the same
+    noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(seed), device="cpu").to(x)
     labels = torch.arange(n, device=x.device) % 10
     real = torch.cat([judge.features(part) for part in x.split(2000)])
 
