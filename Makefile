@@ -9,7 +9,7 @@ OUT ?= runs/digits-progressive
 
 .PHONY: quickstart test lessons lint render
 quickstart: $(VENV)/installed
-	$(VENV)/bin/python -m minidistill --out $(OUT) --resume
+	$(VENV)/bin/minidistill progressive --out $(OUT) --resume
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest --numprocesses=2 --jaxtyping-packages=minidistill,beartype.beartype
@@ -26,11 +26,11 @@ render: $(VENV)/installed-dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -c "import torch" 2>/dev/null || $(VENV)/bin/pip install $(TORCH)
-	$(VENV)/bin/pip install --editable .
+	$(VENV)/bin/pip install --editable ".[figures]"
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+$(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	$(VENV)/bin/pip install --editable ".[dev]"
 	touch $@

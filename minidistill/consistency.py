@@ -144,9 +144,12 @@ def consistency_loss(
     have no dropout (`eval()`).
     """
     pseudo_huber(x, c)  # refuses a wrong c before any work is done
+
     with same_dropout(x):
         target = consistency_target(f, x, eps, t, s, schedule, teacher, solver)
-    return pseudo_huber(ask(f, mix(x, eps, t, schedule), t, "x") - target, c)
+    z = mix(x, eps, t, schedule)
+    answer = ask(f, z, t, "x")
+    return pseudo_huber(answer - target, c)
 
 
 # Easy Consistency Tuning: s is a fraction of t that grows with the stage

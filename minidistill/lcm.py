@@ -87,6 +87,7 @@ def lcm_loss(
     k, table = need.whole("k", k, why=", the levels of one teacher step"), need.whole("table", table, 2)
     need.each("index", index, x, 1, table - 1, counts=True)
     huber(x[:1], huber_c)  # refuses a wrong huber_c before any work is done
+
     t, s = ((i + 1).to(need.wide(x.dtype)) / table for i in (index, (index.long() - k).clamp(min=0)))
     z = mix(x, eps, t, schedule)
     with torch.no_grad():  # a target is a constant

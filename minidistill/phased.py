@@ -144,7 +144,8 @@ def grid_stops(grid: Grid, steps: Whole) -> Float[Tensor, " m"]:
 
 def flow_matching_loss(velocity: Velocity, x: Batch, eps: Batch, t: Time) -> Time:
     """The teacher's loss: the squared distance of its velocity to eps - x, (b,). Lipman et al. (2023)."""
-    found = ask(velocity, mix(x, eps, t, rectified_flow), t, "velocity")
+    z = mix(x, eps, t, rectified_flow)
+    found = ask(velocity, z, t, "velocity")
     return mean_square(found, eps - x).to(x.dtype)
 
 
@@ -182,6 +183,7 @@ def phased_loss(
     if not torch.isin(edges.to(grid), grid).all():
         raise ValueError("edges must be levels of the grid, as from phase_edges")
     grid, index = grid.to(x.device), index.long()
+
     t, s = grid[index], grid[index - 1]
     end = phase_end(t, edges)
     z = mix(x, eps, t, rectified_flow)

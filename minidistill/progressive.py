@@ -121,10 +121,13 @@ def diffusion_loss(
     """
     need.samples(x=x)
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
+
     # rand can be 0, where the weight is infinite, but never 1
     t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=need.wide(x.dtype), device=x.device)
-    z = mix(x, randn_like(x, generator), t, schedule)
-    return weighted_error(ask(denoiser, z, t, "x"), x, t, schedule, weighting)
+    eps = randn_like(x, generator)
+    z = mix(x, eps, t, schedule)
+    x_hat = ask(denoiser, z, t, "x")
+    return weighted_error(x_hat, x, t, schedule, weighting)
 
 
 def weighted_error(x_hat: Batch, x: Batch, t: Time, schedule: Schedule, weighting: str) -> Time:
@@ -151,11 +154,14 @@ def progressive_loss(
     need.samples(x=x)
     n = need.whole("n", n, why=", the student's steps")
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
+
     i = torch.randint(1, n + 1, x.shape[:1], generator=generator, device=x.device)
     t = i.to(need.wide(x.dtype)) / n  # half precision cannot count to 1024
-    z = mix(x, randn_like(x, generator), t, schedule)
+    eps = randn_like(x, generator)
+    z = mix(x, eps, t, schedule)
     target = two_step_target(teacher, z, t, n, schedule)
-    return weighted_error(ask(student, z, t, "x"), target, t, schedule, weighting)
+    x_hat = ask(student, z, t, "x")
+    return weighted_error(x_hat, target, t, schedule, weighting)
 
 
 def halvings(start: Whole, end: Whole = 1) -> list[int]:

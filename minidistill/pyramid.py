@@ -224,6 +224,7 @@ def pyramid_loss(
     sizes, with the same result. Losses of different cuts are not comparable: their velocities differ in size.
     """
     need.each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
+
     batches = stage_batches(x, noise, u, stages, shares)
     found = answers(velocity, batches, packed, shared_out(conditioning, batches, x))
     losses = [mean_square(answer, target) for answer, (*_, target) in zip(found, batches)]
