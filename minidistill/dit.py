@@ -103,8 +103,8 @@ class Attention(nn.Module):
 def fused(x: Float[Tensor, "b n d"]) -> bool:
     """Whether attention should be one kernel: where that is faster, and outside of forward-mode derivatives.
 
-    Of second derivatives, backward through backward, it knows nothing either: for these, ask inside
-    torch.nn.attention.sdpa_kernel(SDPBackend.MATH).
+    The kernel has no second derivatives either, backward through backward, and torch's FLOP counter does not
+    know it on every device. Inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH) both are there.
     """
     differentiating = getattr(forward_ad, "_current_level", 0) >= 0  # torch.func.jvp, and jvp of anything
     return not differentiating and (x.device.type != "cpu" or x.shape[1] >= FUSED)

@@ -2,10 +2,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from minidistill import dit
 from minidistill.dit import MLP, Attention, DiT, patch_positions, sines
 from minidistill.plots import image_rows
+from minidistill.video import forward_flops
 
 
 def awake(**options):
@@ -179,3 +181,13 @@ def test_half_precision_weights_see_the_time_in_float32():
     """An angle of 1.5 at frequency 256, in float16, is known to a quarter of a radian."""
     t = torch.tensor([0.5, 1.5])
     torch.testing.assert_close(sines(t.half(), 64).half(), sines(t, 64).half())
+
+
+def test_floating_point_operations_are_counted_for_the_kernel_too(monkeypatch):
+    net, z, counts = DiT(dim=16, depth=2, heads=2), torch.randn(1, 1, 20, 20), []
+    for limit in (0, 10**9):
+        monkeypatch.setattr(dit, "FUSED", limit)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            net(z, torch.ones(1))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > forward_flops(100, 16, 2)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minidistill import data
@@ -70,11 +71,14 @@ def network(side: int) -> DiT:
 
 
 def forward_flops(net: DiT, side: int, found: Sequence[Stage]) -> list[int]:
-    """Floating-point operations of one forward pass for one sample, at the size of each stage."""
+    """Floating-point operations of one forward pass for one sample, at the size of each stage.
+
+    Without fused attention, of which torch does not count them on every device.
+    """
     counts = []
     for i in range(len(found)):
         z = next(net.parameters()).new_zeros(1, net.channels, side, side)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             net(at_level(z, len(found) - 1 - i), z.new_ones(1))
         counts.append(counter.get_total_flops())
     return counts
