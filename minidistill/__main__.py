@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -23,18 +24,17 @@ from minidistill.train import join_processes
 
 HELP = """minidistill {default}
 
-is a good start: three minutes on a laptop. The methods are
+is a good start: three minutes on a laptop. A method prints a table and saves it with pictures in runs/:
 
 {methods}
 
-Each trains, compares, prints a table and saves it with pictures in runs/. An example and its options:
-minidistill METHOD --help
+An example and all options: minidistill METHOD --help
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, run the method and return the exit status, as in shells: 130 after Ctrl-C."""
-    out = None
+    out = "--out"
     try:
         args = parse(sys.argv[1:] if arguments is None else arguments)
         out = args.out
@@ -43,13 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
         return 0
     except KeyboardInterrupt as stop:
-        sentence = f"What was trained is in {out}: the same command with --resume continues it."
-        print(f"\nStopped. {sentence if out else ''}", file=sys.stderr)
+        print(f"\nStopped. The same command with --resume continues it, from {out}", file=sys.stderr)
         return 128 + (stop.args or [signal.SIGINT])[0]
     except BrokenPipeError:  # whoever reads the table has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as of a program that SIGPIPE stops
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"minidistill: {error}", file=sys.stderr)
         return 2
     finally:
@@ -60,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options of the method that is named first, or of the default. Exits as argparse does."""
     methods = jobs.methods()
-    lines = [f"  {name:12} {job.__doc__.splitlines()[0]}" for name, job in methods.items()]
+    lines = [f"  {name:12} {(job.__doc__ or name).splitlines()[0]}" for name, job in methods.items()]
     parser = argparse.ArgumentParser(prog="minidistill")
     parser.format_help = lambda: HELP.format(default=jobs.DEFAULT, methods="\n".join(lines))
     commands = parser.add_subparsers(dest="method", metavar="METHOD")
@@ -69,15 +68,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         add = commands.add_parser(name, **layout).add_argument
         job.options(add)
         options(add)
-    if any(text.startswith("--method") for text in arguments):
+    if any(text.split("=")[0] == "--method" for text in arguments):  # the spelling of before
         old = argparse.ArgumentParser(prog="minidistill", add_help=False)
         old.add_argument("--method")
         known, arguments = old.parse_known_args(arguments)
         arguments = [known.method, *arguments]
-        print(f"Note: --method {arguments[0]} is now: minidistill {' '.join(arguments)}", file=sys.stderr)
+        print(f"Note: --method {known.method} is now: minidistill {shlex.join(arguments)}", file=sys.stderr)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = [jobs.DEFAULT, *arguments]
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        hint = "the method comes first" if unknown[0] in methods else f"minidistill {args.method} --help"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} ({hint})")
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
     return args
 
@@ -99,22 +101,21 @@ def run(args: argparse.Namespace) -> None:
     need.whole("--updates", args.updates, 20, why=", or some stages would not be trained at all")
     need.whole("--seed", args.seed, 0, need.SEEDS)
     updates = job.stages(args)
-    if args.out.exists() and not args.out.is_dir():
-        raise ValueError(f"--out {args.out} is a file: choose a folder")
     args.device = join_processes(args.device)
     first = not dist.is_initialized() or dist.get_rank() == 0
-    refuse_another_run(args.out / "settings.json", settings(args), args.resume or not first)
+    refuse_another_run(args.out, settings(args), args.resume or not first)
     data = [part.to(args.device) for part in job.load(args)]
 
     with alone(args.out) if first else contextlib.nullcontext():
         if first and not (args.out / "settings.json").exists():  # now nothing can be refused any more
             write_atomically(f"{json.dumps(settings(args), indent=2)}\n".encode(), args.out / "settings.json")
-        text, files = job.run(args, training(args, updates, first), data)
+        comparison = job.run(args, training(args, updates, first), data)
         if first:
+            print("Trained. Now the comparison, which takes up to a minute.", file=sys.stderr)
+            text, files = comparison()
             for name, content in files.items():
                 write_atomically(content, args.out / name)
-            # last: whoever reads it may stop after a line
-            print(f"{text}\n\nTable, pictures and checkpoints are in {args.out}")
+            print(f"{text}\n\nTable, pictures and checkpoints are in {args.out}")  # last: nobody may read it
 
 
 def training(args: argparse.Namespace, updates: dict[str, int], first: bool) -> Callable:
@@ -128,9 +129,8 @@ def training(args: argparse.Namespace, updates: dict[str, int], first: bool) -> 
         checkpoint = args.out / f"{name.replace(' ', '-')}.pt"
         steps = train(*models_and_data, updates[name], checkpoint=checkpoint, **common)
         title = f"{name} ({list(updates).index(name) + 1} of {len(updates)})"
-        # the last seconds count: with --compile the first step takes half a minute
-        look = {"desc": title, "unit": " updates", "smoothing": 0.05, "disable": not first}
-        with tqdm(total=updates[name], **look) as bar:
+        # smoothing: the last seconds count, since with --compile the first step takes half a minute
+        with tqdm(desc=title, total=updates[name], unit=" updates", smoothing=0.05, disable=not first) as bar:
             # the first step is not step 1 when a checkpoint is continued, and there is none when it is whole
             bar.initial = bar.n = bar.last_print_n = next(steps, (updates[name], None))[0]
             for _ in steps:
@@ -140,8 +140,8 @@ def training(args: argparse.Namespace, updates: dict[str, int], first: bool) -> 
 
 
 def settings(args: argparse.Namespace) -> dict:
-    """What decides the numbers of a run."""
-    free = ("device", "folder", "out", "resume")
+    """What decides the numbers of a run: not where it runs, and not where files are."""
+    free = [name for name, value in vars(args).items() if isinstance(value, Path)] + ["device", "resume"]
     processes = dist.get_world_size() if dist.is_initialized() else 1
     return {name: value for name, value in vars(args).items() if name not in free} | {"processes": processes}
 

@@ -69,13 +69,16 @@ def alone(folder: str | Path) -> Iterator[None]:
         lock.release()
 
 
-def refuse_another_run(path: Path, now: dict, resume: bool) -> None:
-    """Raises ValueError when the settings of a run are at `path`, unless they are those of now, to resume."""
+def refuse_another_run(folder: Path, now: dict, resume: bool) -> None:
+    """Raises ValueError when the folder holds a run, unless it has the settings of now, and to resume it."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file: choose a folder")
+    path = folder / "settings.json"
     if not path.exists():
         return
     if not resume:
         raise ValueError(
-            f"{path.parent} already holds a run: add --resume to continue it, or choose another --out"
+            f"{folder} already holds a run: add --resume to continue it, or choose another --out"
         )
     try:
         saved = dict(json.loads(path.read_text()).items())
@@ -85,7 +88,7 @@ def refuse_another_run(path: Path, now: dict, resume: bool) -> None:
     changed = [f"{option[k]} {saved.get(k)}, now {now[k]}" for k in now if saved.get(k) != now[k]]
     if changed:
         raise ValueError(
-            f"{path.parent} holds a run with {'; '.join(changed)}: use its settings, or another --out"
+            f"{folder} holds a run with {'; '.join(changed)}: use its settings, or another --out"
         )
 
 

@@ -10,8 +10,8 @@ the identity and the network returns 0.
 
 Attention is torch's fused kernel on an accelerator and from a hundred tokens on, where it is faster, and two
 matrix products and a softmax otherwise. Forward-mode derivatives, which the kernel does not know, always take
-the second way. Positions are sines of the patch coordinates, so any image size divisible by the patch works
-without new parameters.
+the second way (for backward through backward see `fused`). Positions are sines of the patch coordinates, so
+any image size divisible by the patch works without new parameters.
 
 A video is generated frame by frame: the image, and a history of earlier frames at any sizes, in one sequence.
 History tokens are placed on the image's grid and carry the sines of their age (Jin et al., 2024, rotate by
@@ -51,21 +51,21 @@ def sines(position: Float[Tensor, "*n"], dim: int, top: Number = 256.0) -> Float
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def grid_positions(n: int, n_ref: int) -> Float[Tensor, " n"]:
+def grid_positions(n: int, n_ref: int, device: torch.device | str | None = None) -> Float[Tensor, " n"]:
     """Where the centres of n cells lie on a grid of n_ref cells of the same extent: 0 ... n - 1 if n = n_ref.
 
     Jin et al. (2024): a small frame of the past is interpolated onto the grid of the image.
     """
     n, n_ref = need.whole("n", n), need.whole("n_ref", n_ref)
-    return (torch.arange(n) + 0.5) * (n_ref / n) - 0.5
+    return (torch.arange(n, device=device) + 0.5) * (n_ref / n) - 0.5
 
 
 def patch_positions(
     height: int, width: int, dim: int, like: Tensor, grid: tuple[int, int]
 ) -> Float[Tensor, "n dim"]:
     """One vector per patch, in reading order: half of it tells the row on the `grid`, half the column."""
-    with like.device:  # made where they are needed
-        rows, columns = (grid_positions(n, n_ref).to(like) for n, n_ref in zip((height, width), grid))
+    sides = zip((height, width), grid)
+    rows, columns = (grid_positions(n, n_ref, like.device).to(like.dtype) for n, n_ref in sides)
     row, column = torch.meshgrid(rows, columns, indexing="ij")
     # one patch apart is at most one radian apart: neighbours look alike
     codes = [sines(axis.flatten() / 64, dim // 2, top=64.0) for axis in (row, column)]

@@ -180,11 +180,11 @@ def intervals(denoiser: Denoiser, z: Batch, times: Times) -> Iterator[tuple[Time
 
     Warns when the denoiser is a student that was distilled for another grid.
     """
-    look_at_grid(denoiser, z, times)
+    look_at_grid(denoiser, z, times, stacklevel=3)
     yield from pairwise(times.to(z)[:, None].expand(-1, len(z)))
 
 
-def look_at_grid(denoiser: Denoiser, z: Batch, times: Times) -> None:
+def look_at_grid(denoiser: Denoiser, z: Batch, times: Times, stacklevel: int = 4) -> None:
     """Raises ValueError unless times fall and end at 0 or above; warns a student of another grid."""
     need.samples(z=z)
     need.ordered("times", times)
@@ -193,4 +193,4 @@ def look_at_grid(denoiser: Denoiser, z: Batch, times: Times) -> None:
         len(times) == steps + 1 and torch.allclose(times, time_grid(steps).to(times))
     ):
         sentence = f"this student was distilled for time_grid({steps}): on any other grid it is wrong"
-        warnings.warn(f"{sentence}, and more steps make it worse", stacklevel=4)
+        warnings.warn(f"{sentence}, and more steps make it worse", stacklevel=stacklevel)

@@ -154,11 +154,12 @@ def join_processes(device: str) -> str:
 
     Raises ValueError for a device that cannot be used.
     """
-    if "RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}" if device.startswith("cuda") else device
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    if "RANK" in os.environ:
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return device

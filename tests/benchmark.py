@@ -267,6 +267,8 @@ def plain_step(net: nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int) -> 
 
 def on_device(device: str, batches: tuple[int, ...] = (128, 1024), capture: Callable = capture) -> None:
     """Training steps and sampling of the digits' network: eager, compiled, and captured."""
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     name = torch.cuda.get_device_name() if device.startswith("cuda") else device
     x, y = (a.to(device) for a in digits())

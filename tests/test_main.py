@@ -228,13 +228,15 @@ def test_mnist_without_files(tmp_path, capsys):
 def test_nonsense(capsys):
     for arguments, text in (
         (["--data", "cifar"], "invalid choice"),
-        (["--plan", "10-1"], "unrecognized arguments: --plan"),
+        (["--plan", "10-1"], "unrecognized arguments: --plan 10-1 (minidistill progressive --help)"),
         (["video", "--data", "mnist"], "invalid choice: 'mnist'"),
         (["video", "--folder", "x"], "unrecognized arguments: --folder"),
         (["--data", "ball"], "invalid choice: 'ball'"),
         (["progresive"], "invalid choice: 'progresive' (choose from"),
-        (["ect", "--method", "phased"], "unrecognized arguments: ect"),
+        (["ect", "--method", "phased"], "unrecognized arguments: ect (the method comes first)"),
+        (["--seed", "3", "ect"], "unrecognized arguments: ect (the method comes first)"),
         (["--method"], "expected one argument"),
+        (["--methods", "ect"], "unrecognized arguments: --methods ect"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -271,6 +273,8 @@ def test_help(capsys):
 
 def test_the_default_and_the_old_spelling(capsys):
     same = program.parse(["progressive", "--seed", "3"])
+    assert program.parse(["--method", "ect", "--out", "my runs"]).out == Path("my runs")
+    assert "now: minidistill ect --out 'my runs'" in capsys.readouterr().err
     assert program.parse(["--seed", "3"]) == same and capsys.readouterr().err == ""
     assert program.parse(["--method", "progressive", "--seed", "3"]) == same
     assert "Note: --method progressive is now: minidistill progressive --seed 3" in capsys.readouterr().err
@@ -291,6 +295,9 @@ def test_a_method_is_one_file(short, tmp_path, monkeypatch, capsys):
         main(["--help"])
     assert "  again        Again halves the steps" in capsys.readouterr().out
     sys.modules.pop("minidistill.jobs.again")
+    (tmp_path / "again.py").write_text("import nosuchlibrary")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'nosuchlibrary'$"):  # no wrong advice
+        jobs.methods()
 
 
 def test_no_arrow_points_up():
@@ -318,7 +325,7 @@ from minidistill.__main__ import main
 sys.exit(main(["ect"]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 2 and "pip install -r requirements.txt brings it" in run.stderr, run.stderr
+    assert run.returncode == 2 and 'pip install ".[figures]"' in run.stderr, run.stderr
 
 
 @pytest.mark.slow
@@ -330,6 +337,7 @@ def test_two_processes(tmp_path):
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert run.returncode == 0 and run.stdout.count("real test data") == 1, run.stderr[-2000:]
+    assert run.stderr.count("Now the comparison") == 1
     assert len(table(tmp_path)) == 12
 
 

@@ -1,12 +1,15 @@
 """The methods that `minidistill` runs. A method is one file here, and is named nowhere else. It has
 
-    options(add)             its options, each by add(...), which is argparse's add_argument
+    options(add)             its options, each by add(...), argparse's add_argument: --data, --updates, and
+                             what is its own
     stages(args)             its training stages in order, {name: updates}; refuses options that do not fit
     load(args)               its data, a list of tensors
-    run(args, stage, data)   trains every stage by stage(name, train, *models_and_data), then compares;
-                             returns what to print, and the files to write, {name: content}
+    run(args, stage, data)   trains every stage, and returns the comparison: a function, which one process
+                             calls, of what to print and the files to write, {name: content}
 
-and a docstring, which is its help. What methods have in common is in contest.py.
+and a docstring, which is its help. A stage is run by stage(name, train, *models_and_data), where
+train(*models_and_data, steps, **options) hands the options on to minidistill.train.train; its checkpoint has
+the stage's name. What methods have in common is in contest.py.
 """
 
 import importlib
@@ -17,10 +20,12 @@ DEFAULT = "progressive"  # the table of the README
 
 
 def methods() -> dict[str, ModuleType]:
-    """Every method by its name. Raises ImportError where what draws and what loads data is not installed."""
+    """Every method by its name. Raises ValueError where the extra `figures` is not installed."""
     names = [file.name for file in pkgutil.iter_modules(__path__)]
     try:
         modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error}; pip install -r requirements.txt brings it") from error
+        if (error.name or "").split(".")[0] in ("matplotlib", "PIL", "sklearn"):
+            raise ValueError(f'{error}: the extra "figures" brings it, pip install ".[figures]"') from error
+        raise
     return {name: module for name, module in modules.items() if hasattr(module, "run")}

@@ -189,7 +189,7 @@ def as_csv(table: Sequence[dict]) -> bytes:
 def result(
     contestants: Sequence[Contestant], judge: Classifier, data: Sequence[Tensor], seed: int
 ) -> tuple[str, dict[str, bytes]]:
-    """The end of a run on images: the table to print, and the files, with a picture of the samples."""
+    """The comparison of a run on images: the table to print, and the files, with a picture of the samples."""
     x, _, x_test, y_test = data
     table, samples = compare(contestants, judge, x, x_test, y_test, seed=seed)
     # the reference, then every model in few steps

@@ -9,6 +9,7 @@ not the schedule, so that a teacher of the cosine schedule is a start for a stud
 import argparse
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ def by_renoise(model: str, net: DiT, data_std: float, steps: int, seed: int) -> 
     return Contestant(model, steps, sample, paired=steps == 1)
 
 
-def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tuple[str, dict[str, bytes]]:
+def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> Callable:
     """The student in 1, 2 and 4 jumps, beside the teacher in as many steps and in 8."""
     x, y, *_ = data
     torch.manual_seed(args.seed)
@@ -90,4 +91,4 @@ def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tu
         contestants.append(by_ddim("undistilled", teacher, data_std, n))
         if n in TIMES:
             contestants.append(by_renoise("ect", student, data_std, n, args.seed))
-    return contest.result(contestants, judge, data, args.seed)
+    return partial(contest.result, contestants, judge, data, args.seed)

@@ -8,6 +8,7 @@ Each student is compared in 1 to 8 steps, by Euler and with fresh noise.
 import argparse
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,14 +53,19 @@ def options(add: Callable) -> None:
 def stages(args: argparse.Namespace) -> dict[str, int]:
     """Judge, teacher, and a student for each plan. Raises ValueError for a plan that cannot be followed."""
     need.number("--guidance", args.guidance, -1000, 1000)
-    plans = args.plan or [f"{args.updates // 3}-{phases}" for phases in (1, 2, 4)]
-    updates = args.updates // len(plans)
-    for text in plans:
+    texts = plans(args)
+    updates = args.updates // len(texts)
+    for text in texts:
         check_plan(text, updates)
-    if len(set(plans)) < len(plans):
+    if len(set(texts)) < len(texts):
         raise ValueError("each --plan makes one student: the same plan was given twice")
-    students = {f"plan {text}": updates for text in plans}
+    students = {f"plan {text}": updates for text in texts}
     return {"judge": contest.JUDGE_UPDATES, "teacher": args.updates} | students
+
+
+def plans(args: argparse.Namespace) -> list[str]:
+    """The plans that were asked for, or 1, 2 and 4 phases all the time."""
+    return args.plan or [f"{args.updates // 3}-{phases}" for phases in (1, 2, 4)]
 
 
 def check_plan(text: str, updates: int) -> None:
@@ -148,7 +154,7 @@ def by_flow(
     return Contestant(model, steps, sample, paired=fresh == 0)
 
 
-def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tuple[str, dict[str, bytes]]:
+def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> Callable:
     """Every student on every number of steps, also those that it was not made for."""
     x, y, *_ = data
     torch.manual_seed(args.seed)
@@ -161,12 +167,12 @@ def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tu
     data_std, scale = x.std().item(), args.guidance
     contestants = [by_flow("teacher", teacher, data_std, GRID, scale)]
     contestants += [by_flow("undistilled", teacher, data_std, n, scale) for n in (8, 4, 2, 1)]
-    for name in list(stages(args))[2:]:
-        student, plan = copy.deepcopy(net), parse_plan(name.removeprefix("plan "))
-        stage(name, train_phased, net, student, teacher, plan, scale, x, y)
+    for text in plans(args):
+        name, student = f"plan {text}", copy.deepcopy(net)
+        stage(name, train_phased, net, student, teacher, parse_plan(text), scale, x, y)
         for n in (8, 4, 2, 1):
             contestants.append(by_flow(f"{name}, Euler", student, data_std, n))
             if n > 1:  # one jump needs no noise
                 noisy = by_flow(f"{name}, noise", student, data_std, n, fresh=1.0, seed=args.seed)
                 contestants.append(noisy)
-    return contest.result(contestants, judge, data, args.seed)
+    return partial(contest.result, contestants, judge, data, args.seed)

@@ -8,6 +8,7 @@ Teacher and students are one small DiT, class-conditional. Notebook 00 tells thi
 import argparse
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def train_student(
     return train(net, loss, (x, y), steps, warmup=0, **options)
 
 
-def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tuple[str, dict[str, bytes]]:
+def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> Callable:
     """Each student learns from the one before it, and is compared with the teacher in as many steps."""
     x, y, *_ = data
     torch.manual_seed(args.seed)
@@ -68,4 +69,4 @@ def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tu
         contestants.append(by_ddim("undistilled", teacher, data_std, n))
         contestants.append(by_ddim("student", student, data_std, n))
         parent = student
-    return contest.result(contestants, judge, data, args.seed)
+    return partial(contest.result, contestants, judge, data, args.seed)

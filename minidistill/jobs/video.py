@@ -12,6 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -197,9 +198,9 @@ COLUMNS = {
 }
 
 
-def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tuple[str, dict[str, bytes]]:
-    """The pyramid, then one size with as many FLOPs; their videos as an animation, and their weights."""
-    x, y, x_test, y_test = data
+def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> Callable:
+    """The pyramid, then one size with as many FLOPs."""
+    x, y, *_ = data
     updates = stages(args)
     torch.manual_seed(args.seed)
     net, judge = network().to(x.device), None
@@ -210,7 +211,18 @@ def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> tu
         stage("judge", train_judge, judge, x[:, -1], y)
     for name, found in SIZES.items():
         stage(name, train_video, copy.deepcopy(net), nets[name], found, x, y)
-    table, samples = compare(nets, x_test, y_test, judge, seed=args.seed)
+    return partial(result, args, updates, nets, judge, data)
+
+
+def result(
+    args: argparse.Namespace,
+    updates: dict[str, int],
+    nets: dict[str, DiT],
+    judge: Classifier | None,
+    data: Sequence[Tensor],
+) -> tuple[str, dict[str, bytes]]:
+    """The table to print, and the files: the videos as an animation, and the weights."""
+    table, samples = compare(nets, *data[2:], judge, seed=args.seed)
     still = {name: videos[0] for name, videos in samples.items()}
     picture = plots.image_rows(still, FRAMES, title="one video, frame by frame")
     files = {"samples.gif": plots.animation(samples), "samples.png": plots.png(picture)}
