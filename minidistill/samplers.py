@@ -137,6 +137,7 @@ def renoise(
         need.samples(noise=n, z=z)
     keep = alpha[1:-1] / alpha[-1]
     missing = (sigma[1:-1] ** 2 - (keep * sigma[-1]) ** 2).clamp(min=0).sqrt()
+    look_at_steps(keep, missing)
 
     states, z = [z], ask_at(f, z, ts[0], "x")
     for i, t in enumerate(ts[1:-1]):
@@ -167,7 +168,7 @@ def stops(
 def look_at_steps(*coefficients: Tensor) -> None:
     """Raises ValueError where they are infinite."""
     if not need.within(torch.stack(coefficients)):
-        raise ValueError("no step can start where sigma is 0 or the schedule changes infinitely fast")
+        raise ValueError("no step where sigma or alpha is 0, or where the schedule changes infinitely fast")
 
 
 def cast(z: Tensor, dtype: torch.dtype) -> Tensor:
