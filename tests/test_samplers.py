@@ -360,6 +360,10 @@ def test_gradients_reach_the_times(schedule, end):
             lambda z, t: torch.tanh(z + t[:, None]), z, torch.cat([times, last]), schedule, **extra
         )
         assert torch.autograd.gradcheck(run, inner)
+        times = torch.cat([inner.detach(), last]).requires_grad_()
+        f = lambda z, t: torch.tanh(z + t[:, None])
+        gradient = torch.autograd.grad(sampler(f, z, times, schedule, **extra).sum(), times)[0]
+        assert gradient.isfinite().all(), "that of the last time too"
 
 
 def test_the_schedule_is_read_before_the_first_step_and_not_again():
