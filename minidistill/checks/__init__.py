@@ -6,7 +6,13 @@
 A check says nothing when all is well and raises AssertionError, with a hint that names the likely mistake,
 when it is not. pytest runs the checks on this package, a notebook runs them on yours, and a grader grades
 with them; another `seed` means other inputs.
+
+The narrow questions come first: what was asked, at which time, in which dtype. Each has a sentence of its
+own. The value of the whole comes after them.
 """
+
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -31,16 +37,61 @@ def close(actual: Tensor, expected: Tensor, hint: str, atol: float = 1e-10, rtol
     )
 
 
-def refuses(call, hint: str) -> None:
+def close_in_float32(actual: Tensor, expected: Tensor, what: str, tol: float = 1e-5) -> None:
+    """AssertionError unless `actual`, made from float32 data, is float32 and agrees with the float64 result.
+
+    The times, grids and edges of such a call are float64, as a careful caller's are.
+    """
+    assert isinstance(actual, Tensor), f"{what}: expected a tensor, got {type(actual).__name__}."
+    assert actual.dtype == torch.float32, (
+        f"{what} has the dtype of the data, also where times are float64: here float32, not {actual.dtype}."
+    )
+    hint = f"{what} is right in float64, but not for float32 data with float64 times: where are digits lost?"
+    close(actual.double(), expected, hint, tol, tol)
+
+
+def recorded(net: Callable, asked: list[tuple[Tensor, Tensor]]) -> Callable:
+    """net, which keeps copies of the z and t that it is asked at, and is as strict as a Linear layer."""
+
+    def strict(z, t, *args, **kwargs):
+        assert isinstance(t, Tensor) and t.shape == z.shape[:1], (
+            "A network gets one time for each sample: t of shape (b,), "
+            f"{tuple(z.shape[:1])}, not {tuple(t.shape) if isinstance(t, Tensor) else repr(t)}."
+        )
+        assert t.dtype == z.dtype, (
+            "A network gets t in the dtype of z, t.to(z.dtype), for no layer takes two dtypes: "
+            f"z is {z.dtype}, t {t.dtype}."
+        )
+        asked.append((z.detach().clone(), t.detach().clone()))
+        return net(z, t, *args, **kwargs)
+
+    return strict
+
+
+def one_bad(good: Tensor, *bad: float) -> Iterator[Tensor]:
+    """good with its last entry replaced, once by each of the bad values and once by nan."""
+    for value in (*bad, math.nan):
+        yield torch.cat([good[:-1], good.new_tensor([value])])
+
+
+def accepts(call: Callable, what: str):
+    """What call() returns; AssertionError where it raises ValueError: this input is valid."""
+    try:
+        return call()
+    except ValueError as error:
+        raise AssertionError(f"{what} is valid and must not be refused. You say: {error}") from error
+
+
+def refuses(call: Callable, hint: str) -> None:
     """AssertionError, with the hint, unless call() raises ValueError."""
     try:
         call()
     except ValueError:
         return
-    except NotImplementedError:  # a RuntimeError, but no answer yet
+    except (NotImplementedError, TimeoutError, MemoryError):  # no answer yet, or none at all
         raise
     except AssertionError as error:  # an assert of the answer, without a word, or a sentence of the grader
         raise AssertionError(str(error) or f"{hint} With ValueError, not an assert.") from error
-    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError) as error:
+    except Exception as error:
         raise AssertionError(f"{hint} With ValueError, not {type(error).__name__}.") from error
     raise AssertionError(hint)
