@@ -267,7 +267,7 @@ def hand_in(folder, student, text, name=PS1.name):
     return path
 
 
-FEW = ["right", "blank", "leaves", "patches", "edits the tests"]
+FEW = ["right", "leaves", "patches"]
 
 
 @pytest.mark.parametrize("students", [FEW, pytest.param([*ANSWERS], marks=pytest.mark.slow)], ids=len)
@@ -278,7 +278,8 @@ def test_a_class_by_both_doors(students, tmp_path):
     for name in students:
         hand_in(tmp_path, name, nbformat.writes(handed_in(released, ANSWERS[name], name)))
     twice, old, bare = (copy.deepcopy(released) for _ in range(3))
-    twice.cells.insert(5, copy.deepcopy(notes(twice)["cosine"]) | {"id": "another"})
+    twice.cells.insert(5, copy.deepcopy(notes(twice)["cosine"]))
+    twice.cells[5].id = "another"
     for cell in notes(old).values():
         cell.metadata.nbgrader.schema_version = 1
     for cell in notes(bare).values():

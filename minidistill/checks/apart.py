@@ -56,20 +56,15 @@ def read(path: Path) -> list[Cell]:
             import nbformat
 
             return notebook_cells(nbformat.read(path, as_version=4))
-        text = path.read_text(encoding="utf-8")
-        statements = ast.parse(text).body
+        source = path.read_text(encoding="utf-8")
+        ast.parse(source)
     except OSError as error:
         raise ValueError(f"it cannot be read: {error.strerror}") from error
     except SyntaxError as error:
         raise ValueError(f"line {error.lineno}: {error.msg}") from error
-    except (Exception, RecursionError) as error:  # nbformat has many
+    except Exception as error:  # of nbformat, and RecursionError of nested brackets
         raise ValueError(f"it is no notebook or Python file: {error!s:.100}") from error
-    lines = text.splitlines(keepends=True)
-    starts = [min([s.lineno, *(d.lineno for d in getattr(s, "decorator_list", []))]) - 1 for s in statements]
-    return [
-        Cell(defined(statement), "\n" * start + "".join(lines[start : statement.end_lineno]))
-        for statement, start in zip(statements, starts)
-    ]
+    return pieces(source)
 
 
 def notebook_cells(notebook) -> list[Cell]:
@@ -82,10 +77,25 @@ def notebook_cells(notebook) -> list[Cell]:
         name = note.get("grade_id", "")
         if cell.cell_type != "code" or note.get("grade") or name.endswith("_picture"):
             continue
-        with contextlib.suppress(SyntaxError):  # what is no Python even without magics
-            source = TransformerManager().transform_cell(cell.source)
-            shared = "" if note.get("locked") else None
-            cells.append(Cell(name if note.get("solution") else shared, source))
+        source = TransformerManager().transform_cell(cell.source)  # without magics
+        shared = "" if note.get("locked") else None
+        cells.append(Cell(name if note.get("solution") else shared, source))
+    if not any(cell.name for cell in cells):  # no holes: whatever it defines is an answer
+        return [piece for cell in cells for piece in pieces(cell.source)]
+    return cells
+
+
+def pieces(source: str) -> list[Cell]:
+    """A cell for each statement; none where this is no Python."""
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    lines, cells = source.splitlines(keepends=True), []
+    for statement in statements:
+        start = min([statement, *getattr(statement, "decorator_list", [])], key=lambda s: s.lineno).lineno - 1
+        # empty lines in front, so that errors name the right line
+        cells.append(Cell(defined(statement), "\n" * start + "".join(lines[start : statement.end_lineno])))
     return cells
 
 
@@ -102,13 +112,10 @@ def defined(statement: ast.stmt) -> str | None:
 def tests(cells: list[Cell]) -> dict[str, str]:
     """The code that tests each answer which has a check, by the answer's name. ValueError where none has."""
     files = [name for _, name, _ in pkgutil.iter_modules(checks.__path__)]
-    names = [cell.name for cell in cells if cell.name]
-    if not names:  # a notebook without holes: whatever it defines
-        names = [defined(s) for cell in cells for s in ast.parse(cell.source).body]
     found = {
         name: f"from minidistill.checks import {file} as checks\n"
         f"from minidistill.checks.grading import grade\n\ngrade(checks.check_{name}, {name})"
-        for name in filter(None, names)
+        for name in filter(None, (cell.name for cell in cells))
         for file in files
         if hasattr(importlib.import_module(f"minidistill.checks.{file}"), f"check_{name}")
     }
@@ -220,12 +227,10 @@ def hard_limits() -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        for kind, most in (
-            (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_FSIZE, 2**27),
-            (resource.RLIMIT_AS, memory_in_use() + 5 * 2**30),
-        ):
-            resource.setrlimit(kind, (most, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**27, 2**27))
+        most = memory_in_use() + 5 * 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def run(sources: list[str]) -> tuple[Namespace, list[str]]:
