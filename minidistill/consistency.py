@@ -42,7 +42,8 @@ def boundary(t: Time, data_std: Number = 0.5, t_min: Number = 0.002) -> tuple[Ti
     Song et al. (2023), appendix C: EDM's coefficients, with t - t_min for t in c_skip and in the numerator of
     c_out, and nowhere else. t_min = 0 gives EDM's own, whose boundary is at 0. This package needs neither to
     train: `as_denoiser` is EDM's form for every schedule (F = -tangent), so any network trained with it
-    already satisfies f(z, 0) = z. Raises ValueError for t < t_min, where c_skip would fall again.
+    already satisfies f(z, 0) = z. Raises ValueError for t < t_min, where c_skip would fall again, for
+    data_std <= 0 and for t_min < 0.
     """
     data_std, t_min = need.number("data_std", data_std, above=0), need.number("t_min", t_min, least=0)
     t_min = torch.tensor(t_min, dtype=getattr(t, "dtype", None)).item()  # the boundary is where t can be
@@ -65,7 +66,8 @@ def ode_step(
     "euler" is DDIM, "heun" averages eps_hat at both ends (Karras et al., 2022, algorithm 1) and asks twice.
     Both are Euler's and Heun's method in the plane (sigma / alpha, z / alpha), whose slope is eps_hat: when
     the denoiser knows the data point, each lands exactly on alpha_s x + sigma_s eps. A step that ends at
-    sigma = 0 stays an Euler step. Raises ValueError for another solver, and for Heun at alpha_t = 0.
+    sigma = 0 stays an Euler step. Raises ValueError for another solver, where sigma_t = 0, for Heun where
+    alpha_t = 0, and for an answer of another shape than z's.
     """
     if solver not in ("euler", "heun"):
         raise ValueError(f'solver must be "euler" or "heun", got {solver!r}')
@@ -78,7 +80,8 @@ def ode_step(
     inside = sigma_s > 0
     # where s is clean the second answer is not used: ask at t, since some networks take the log of the time
     x_2 = ask(denoiser, z_s, torch.where(inside.flatten(), s, t), "x")
-    eps_1, eps_2 = (z - alpha_t * x_1) / sigma_t, (z_s - alpha_s * x_2) / sigma_s
+    # no division by 0 there either: its gradient would be nan, chosen or not
+    eps_1, eps_2 = (z - alpha_t * x_1) / sigma_t, (z_s - alpha_s * x_2) / torch.where(inside, sigma_s, 1)
     keep = alpha_s / alpha_t
     return torch.where(inside, keep * z + (sigma_s - keep * sigma_t) * (eps_1 + eps_2) / 2, z_s).to(z.dtype)
 
@@ -172,7 +175,10 @@ def ect_mapping(t: Time, a: Number, q: Number = 2.0, k: Number = 8.0, b: Number 
 
 
 def ect_stage(step: Whole, steps_per_stage: Whole) -> int:
-    """The stage a at training step 1, 2, ...: 1 for the first `steps_per_stage` steps, then 2, and so on."""
+    """The stage a at training step 1, 2, ...: 1 for the first `steps_per_stage` steps, then 2, and so on.
+
+    Raises ValueError for a step below 1, and unless a stage has at least one step.
+    """
     return (need.whole("step", step) - 1) // need.whole("steps_per_stage", steps_per_stage) + 1
 
 
@@ -206,7 +212,10 @@ def ect_loss(
     weighting: str = "gap",
     data_std: Number = 0.5,
 ) -> Time:
-    """Consistency training between t and ect_mapping(t, a), weighted: (b,). Times are EDM's, t = sigma."""
+    """Consistency training between t and ect_mapping(t, a), weighted: (b,). Times are EDM's, t = sigma.
+
+    Raises ValueError for t = 0, and as its parts do.
+    """
     s = ect_mapping(t, a, q, k, b)
     weight = ect_weight(weighting, t.to(need.wide(t.dtype)), s.to(need.wide(t.dtype)), data_std)
     return (weight * consistency_loss(f, x, eps, t, s, edm, c)).to(x.dtype)
@@ -216,7 +225,8 @@ def lognormal_times(
     b: Whole, mean: Number = -1.1, std: Number = 2.0, generator: Generator = None, device=None
 ) -> Time:
     """b EDM times with log t ~ N(mean, std^2): median 0.33, and 99 % below 35. Karras et al. (2022)'s
-    proposal, with iCT's and ECT's numbers. On the generator's device, if none is given."""
+    proposal, with iCT's and ECT's numbers. On the generator's device, if none is given. Raises ValueError for
+    std < 0 and b < 1."""
     device = generator.device if device is None and generator is not None else device
     mean, std = need.number("mean", mean), need.number("std", std, least=0)
     return torch.exp(mean + std * torch.randn(need.whole("b", b), generator=generator, device=device))
@@ -255,7 +265,8 @@ def progress(step: Whole, total: Whole, s0: Whole, s1: Whole) -> tuple[int, int,
 def ict_time_pmf(sigmas: Float[Tensor, " n"], mean: Number = -1.1, std: Number = 2.0) -> Float[Tensor, " m"]:
     """The probability of each interval sigmas[i], sigmas[i + 1]: that of a lognormal, normalised. (n - 1,)
 
-    Song & Dhariwal (2023), section 3.5. Raises ValueError unless sigmas are positive and in order.
+    Song & Dhariwal (2023), section 3.5. Raises ValueError unless sigmas are positive and rise, or fall, from
+    one to the next, and unless std > 0.
     """
     mean, std = need.number("mean", mean), need.number("std", std, above=0)
     need.each("sigmas", sigmas, sigmas, above=0)
@@ -271,7 +282,11 @@ def draw_interval(
     pmf: Float[Tensor, " m"] | None = None,
     generator: Generator = None,
 ) -> tuple[Time, Time]:
-    """b neighbours t > s of a falling grid, by the pmf of its intervals, or all equally likely (CM)."""
+    """b neighbours t > s of a falling grid, by the pmf of its intervals, or all equally likely (CM).
+
+    Raises ValueError unless sigmas fall from one to the next and are not negative, for a pmf that is negative
+    or not of n - 1 numbers, and for b < 1.
+    """
     need.ordered("sigmas", sigmas)
     weights = torch.ones_like(sigmas[1:]) if pmf is None else pmf
     need.each("pmf", weights, sigmas[1:], least=0, why=": a probability for each of the n - 1 intervals")
@@ -290,7 +305,8 @@ def ict_c(x: Batch) -> float:
 
 def trigflow(data_std: Number) -> Schedule:
     """cos t, data_std sin t for t in [0, pi / 2]: every z_t has the data's standard deviation. t = atan(sigma
-    / data_std) in EDM's sigma. Lu & Song (2024); their z is data_std eps."""
+    / data_std) in EDM's sigma. Lu & Song (2024); their z is data_std eps. Raises ValueError for other times,
+    and unless data_std > 0."""
     data_std = need.number("data_std", data_std, above=0)
     # cos(pi / 2) is -4e-8 in float32, so it is written as a sine
     return until(torch.pi / 2)(lambda t: (torch.sin(torch.pi / 2 - t), data_std * torch.sin(t)))
@@ -309,7 +325,8 @@ def scm_tangent(
 
     Lu & Song (2024). slope is dz/dt: data_std F_teacher, or data_std cos t eps - sin t x. The
     derivative of F is one forward-mode product, scaled by cos t sin t so that it stays bounded. `warmup`,
-    from 0 to 1, is the weight of the terms that can be unstable.
+    from 0 to 1, is the weight of the terms that can be unstable. Raises ValueError for other warm-ups and
+    times, and unless slope and F have z's shape.
     """
     data_std, warmup = need.number("data_std", data_std, above=0), need.number("warmup", warmup, 0, 1)
     need.samples(slope=slope, z=z)
@@ -339,7 +356,7 @@ def scm_loss(
     as `as_denoiser` defines it: the network itself, not a denoiser. The weights of the paper, the fixed and
     the learned one, are left out. Forward-mode derivatives do not go through fused attention: ask for torch's
     `sdpa_kernel(SDPBackend.MATH)`. They grow with the frequencies of the time embedding, DiT's `top`: dF/dt
-    was 1.56 with 256, 0.36 with 64, 0.10 with 16.
+    was 1.56 with 256, 0.36 with 64, 0.10 with 16. Raises ValueError unless c > 0, and as `scm_tangent` does.
     """
     c = need.number("c", c, above=0)
     z = mix(x, eps, t, trigflow(data_std))

@@ -36,8 +36,10 @@ def edit(
     """A sample of f that agrees with the measurement y = operator(x), in len(times) - 1 jumps.
 
     `inverse` turns a measurement into an image that has it. n steps use n noises, the first for the start:
-    pass them, or a generator. Song et al. clamp x to [-1, 1] before each correction; here that is f's to do.
-    Raises ValueError unless operator(inverse(y)) is y.
+    pass them, or a generator to draw them from. Song et al. clamp x to [-1, 1] before each correction; here
+    that is f's to do.
+    Raises ValueError unless operator(inverse(y)) is y, unless times fall from one to the next, and for
+    another number or shape of noises.
     """
     need.samples(y=y)
     guess = inverse(y)
@@ -60,7 +62,7 @@ def slerp(a: Batch, b: Batch, weight: Float[Tensor, " b"]) -> Batch:
     """From noise a (weight 0) to noise b (weight 1) along a great circle, each sample by itself.
 
     A straight line would pass through points too near to 0 to be noise. Song et al. (2023), appendix D.
-    Raises ValueError for unequal shapes, and for opposite points.
+    Raises ValueError for unequal shapes, for weights outside [0, 1], and for opposite points.
     """
     need.samples(a=a, b=b)
     need.each("weight", weight, a, 0, 1)

@@ -32,7 +32,8 @@ from minidistill.schedules import Batch, Schedule, Time, like, mix
 def lcm_timesteps(steps: Whole, origin: Whole = 50, table: Whole = 1000) -> list[int]:
     """The table indices that LCM samples at, falling: `steps` of the `origin` that it was trained on.
 
-    Those are k = table // origin levels apart, and the noisiest is k origin - 1, as in diffusers.
+    Those are k = table // origin levels apart, and the noisiest is k origin - 1, as in diffusers. Raises
+    ValueError unless 1 <= steps <= origin <= table, all whole.
     """
     origin = need.whole("origin", origin, 1, need.whole("table", table))
     steps, k = need.whole("steps", steps, 1, origin), table // origin
@@ -42,8 +43,10 @@ def lcm_timesteps(steps: Whole, origin: Whole = 50, table: Whole = 1000) -> list
 def lcm_scalings(index: Float[Tensor, " b"], scaling: Number = 10.0) -> tuple[Time, Time]:
     """c_skip and c_out of f(z) = c_skip z + c_out x_hat, by table index: the identity at index 0.
 
-    At index 1 c_skip is already 0.0025: f is x_hat on the grid of LCM, whose first index is 19. It differs
-    from Song et al. (2023): no factor data_std in c_out, and c_skip + c_out^2 = 1.
+    With u = scaling index, c_skip = 0.25 / (u^2 + 0.25) and c_out = u / sqrt(u^2 + 0.25). At index 1 c_skip
+    is already 0.0025: f is x_hat on the grid of LCM, whose first index is 19. It differs from Song et al.
+    (2023): no factor data_std in c_out, and c_skip + c_out^2 = 1. Raises ValueError for an index below 0 and
+    unless scaling is above 0.
     """
     need.each("index", index, index, least=0)
     u = need.number("scaling", scaling, above=0) * index.to(need.wide(index.dtype))
@@ -53,7 +56,8 @@ def lcm_scalings(index: Float[Tensor, " b"], scaling: Number = 10.0) -> tuple[Ti
 def lcm_function(denoiser: Denoiser, table: Whole = 1000) -> Denoiser:
     """f = c_skip z + c_out x_hat as a denoiser, asked at t = (index + 1) / table.
 
-    `renoise` samples from it at these times and then 0, where f is never asked.
+    `renoise` samples from it at these times and then 0, where f is never asked. Raises ValueError for t
+    outside (0, 1], for an x_hat of another shape, and unless table is a whole number of at least 1.
     """
     table = need.whole("table", table)
 
@@ -82,7 +86,9 @@ def lcm_loss(
     """LCM's loss: f at table index `index` against f where one DDIM step of the teacher lands, at index - k.
 
     Luo et al. (2023), algorithm 1. schedule: `tabulated(alpha_bar)`, whose time is (index + 1) / table. Below
-    index k the step ends at index 0, where f is the identity. Distance as in `phased_loss`.
+    index k the step ends at index 0, where f is the identity. Distance as in `phased_loss`. Raises ValueError
+    unless x, eps and what the networks answer have one shape, there is an index from 1 to table - 1 for each
+    sample, k is a whole number of at least 1 and huber_c is at least 0.
     """
     k, table = need.whole("k", k, why=", the levels of one teacher step"), need.whole("table", table, 2)
     need.each("index", index, x, 1, table - 1, counts=True)
@@ -101,7 +107,8 @@ def guidance_embedding(w: Float[Tensor, " b"], dim: Whole) -> Float[Tensor, "b d
     """How LCM tells the network its guidance w = scale - 1: sin and cos of 1000 w at dim / 2 frequencies.
 
     The frequencies fall from 1 to 1 / 10000 by one factor; all sines, then all cosines. No network here takes
-    it: LCM's training draws a w for each sample at random, and guides the teacher with scale=1 + w.
+    it: LCM's training draws a w for each sample at random, and guides the teacher with scale=1 + w. Raises
+    ValueError unless w is finite and dim is even and at least 4.
     """
     need.each("w", w, w)
     if need.whole("dim", dim, 4) % 2:

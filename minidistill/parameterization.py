@@ -54,8 +54,9 @@ def basis(kind: str, schedule: Schedule, t: Time) -> tuple[Time, Time]:
 def convert(pred: Batch, z: Batch, t: Time, schedule: Schedule, source: str, target: str) -> Batch:
     """The prediction `pred` at (z, t), of kind `source`, as one of kind `target`.
 
-    Raises ValueError for an unknown kind and, with the reason, at times where source does not determine
-    target.
+    It has the dtype of `pred`, and gradients pass to pred, z and t. Raises ValueError for an unknown kind,
+    unless pred and z have one shape and t is (b,), one for each sample, and, with the reason, where at one of
+    the times source does not determine target.
     """
     for kind in (source, target):
         if kind not in KINDS:
@@ -102,7 +103,8 @@ def as_denoiser(
     Every schedule is this same quarter circle, phi from 0 (data) to pi/2 (noise), walked at another speed, so
     the network never learns which one is in use. F is v for x / sd (Salimans & Ho, 2022), minus EDM's network
     (Karras et al., 2022, eq. 7), and TrigFlow's (Lu & Song, 2024). At sigma = 0, x_hat = z / alpha whatever F
-    says. `conditioning` goes to the network as it is. Raises ValueError unless data_std > 0.
+    says. `conditioning` goes to the network as it is. Gradients pass to the network, z and t. Raises
+    ValueError unless data_std > 0.
     """
     data_std = need.number("data_std", data_std, above=0, why=", the standard deviation of the data")
 
@@ -120,7 +122,8 @@ def as_denoiser(
 def as_velocity(denoiser: Denoiser) -> Callable[[Batch, Time], Batch]:
     """The velocity eps_hat - x_hat = (z - x_hat) / t of a denoiser on rectified flow.
 
-    Rounding errors grow with 1 / t. Raises ValueError at t = 0, where it is 0 / 0.
+    Rounding errors grow with 1 / t. It has the dtype of z. Raises ValueError unless all times are above 0,
+    where it is 0 / 0, and at most 1.
     """
 
     def velocity(z: Batch, t: Time) -> Batch:
@@ -134,8 +137,8 @@ def as_velocity(denoiser: Denoiser) -> Callable[[Batch, Time], Batch]:
 def guided(conditional: Denoiser, unconditional: Denoiser, scale: Number | Time) -> Denoiser:
     """unconditional + scale (conditional - unconditional): scale 1 is conditional, more pushes further.
 
-    Both are denoisers, or both are velocities. The scale is a number, or (b,), one for each sample. Ho &
-    Salimans (2021), eq. 6, with scale = 1 + w.
+    Both are denoisers, or both are velocities. The scale is a finite number, or (b,), one for each sample:
+    ValueError for any other. Ho & Salimans (2021), eq. 6, with scale = 1 + w.
     """
     kind = getattr(conditional, "predicts", None) or getattr(unconditional, "predicts", None)
     per_sample = isinstance(scale, Tensor) and scale.ndim > 0

@@ -60,7 +60,10 @@ def parse_plan(text: str) -> list[tuple[int, int]]:
 
 
 def phases_at(plan: list[tuple[int, int]], step: Whole) -> int:
-    """The number of phases at a training step: the first entry whose limit is not passed, then the last."""
+    """The number of phases at a training step: the first entry whose limit is not passed, then the last.
+
+    Raises ValueError for an empty plan, and unless step is a whole number of at least 0.
+    """
     if not plan:
         raise ValueError("a plan needs at least one entry, as from parse_plan")
     step = need.whole("step", step, 0)
@@ -75,7 +78,8 @@ def phase_grid(n: Whole, shift: Number = 1.0, dtype: torch.dtype | None = None) 
 
     FastVideo's and PCM's grid, but for its first entry: theirs is the smallest of 1000 levels, 0.017 at shift
     17, and ours is 0, where their samplers end as well. (FastVideo's training lost its shift in 2025: commit
-    b79d1fc15 no longer passes it, 51956369a did.)
+    b79d1fc15 no longer passes it, 51956369a did.) Both ends are exact. Raises ValueError unless n is a whole
+    number of at least 1 and shift is above 0.
     """
     n = need.whole("n", n)
     return shifted(rectified_flow, shift)(torch.linspace(0, 1, n + 1, dtype=dtype))[1]
@@ -87,7 +91,8 @@ def linear_quadratic_grid(
     """n + 1 rising noise levels from 0 to 1, most of them near 1: the grid of Mochi, a video model.
 
     The first steps from noise, a share `linear` of all, spend only `threshold` of it; a parabola of the same
-    slope spends the rest. A strong shift does the same.
+    slope spends the rest. A strong shift does the same. Both ends are exact. Raises ValueError unless n is a
+    whole number of at least 1, linear lies between 0 and 1, and threshold is above 0 and at most linear.
     """
     n, linear = need.whole("n", n), need.number("linear", linear, above=0, below=1)
     threshold = need.number("threshold", threshold, above=0, most=linear)
@@ -101,9 +106,10 @@ def linear_quadratic_grid(
 def phase_edges(grid: Grid, phases: Whole) -> Float[Tensor, " m"]:
     """The phases + 1 edges, rising: every (n / phases)-th level of the grid.
 
-    Raises ValueError unless phases divides n. Rounded edges are no stops of a sampler that takes as many
-    steps: it asks just above an edge, where the student was trained for a jump of one small step. With
-    n = 50, 8 phases and shift 17, a perfect student is then hardly better than its teacher.
+    Raises ValueError unless the grid rises from 0 to 1 and phases, at least 1, divides n. Rounded edges are
+    no stops of a sampler that takes as many steps: it asks just above an edge, where the student was trained
+    for a jump of one small step. With n = 50, 8 phases and shift 17, a perfect student is then hardly better
+    than its teacher.
     """
     need.ordered("grid", grid, 1, falls=False)
     if grid[0] != 0 or grid[-1] != 1:
@@ -121,7 +127,7 @@ def phase_edges(grid: Grid, phases: Whole) -> Float[Tensor, " m"]:
 def phase_end(t: Time, edges: Float[Tensor, " m"]) -> Time:
     """The clean end of the phase of t: the largest edge strictly below t. An edge belongs to the phase below.
 
-    Raises ValueError where there is none.
+    In t's dtype. Raises ValueError unless every t is above the first edge and not above the last.
     """
     need.ordered("edges", edges, 1, falls=False)
     low, high = edges.to(getattr(t, "dtype", None))[[0, -1]].tolist()
@@ -133,8 +139,9 @@ def phase_end(t: Time, edges: Float[Tensor, " m"]) -> Time:
 def grid_stops(grid: Grid, steps: Whole) -> Float[Tensor, " m"]:
     """steps + 1 falling stops on the training grid, evenly spaced as far as it allows: PCM's and FastVideo's.
 
-    When steps divides the grid these are the edges of as many phases. FastVideo's inference takes
-    `phase_grid(steps, shift).flip(0)` instead.
+    Stop k is level n - floor(k n / steps), the last one level 0. When steps divides the grid these are the
+    edges of as many phases. FastVideo's inference takes `phase_grid(steps, shift).flip(0)` instead. Raises
+    ValueError unless the grid rises and steps is a whole number from 1 to n.
     """
     need.ordered("grid", grid, 1, falls=False)
     n = len(grid) - 1
@@ -143,14 +150,20 @@ def grid_stops(grid: Grid, steps: Whole) -> Float[Tensor, " m"]:
 
 
 def flow_matching_loss(velocity: Velocity, x: Batch, eps: Batch, t: Time) -> Time:
-    """The teacher's loss: the squared distance of its velocity to eps - x, (b,). Lipman et al. (2023)."""
+    """The teacher's loss: the squared distance of its velocity to eps - x, (b,). Lipman et al. (2023).
+
+    Raises ValueError unless x, eps and the velocity have one shape, with one t for each sample.
+    """
     z = mix(x, eps, t, rectified_flow)
     found = ask(velocity, z, t, "velocity")
     return mean_square(found, eps - x).to(x.dtype)
 
 
 def jump(velocity: Batch, z: Batch, t: Time, s: Time) -> Batch:
-    """z + (s - t) velocity: an Euler step, which is DDIM on rectified flow. From t to t nothing changes."""
+    """z + (s - t) velocity: an Euler step, which is DDIM on rectified flow. From t to t nothing changes.
+
+    Raises ValueError unless velocity and z have one shape, with one t and s in [0, 1] for each sample.
+    """
     need.samples(velocity=velocity, z=z)
     need.each("t", t, z, 0, 1)
     need.each("s", s, z, 0, 1)
@@ -243,7 +256,7 @@ def tcd_fresh(stops: Float[Tensor, " k"], gamma: Number) -> Float[Tensor, " k"]:
 
     TCD jumps to (1 - gamma) s and lifts to s with noise; that is eps' above. 0 is Euler, 1 re-noise. In
     between the marginals are right only for a network that was trained to jump to every s. Zheng et al.
-    (2024), in flow form.
+    (2024), in flow form. Raises ValueError unless gamma is in [0, 1] and every stop in [0, 1).
     """
     gamma = need.number("gamma", gamma, 0, 1)
     need.each("stops", stops, stops, least=0, below=1, why=": those that are arrived at, stops[1:]")
@@ -258,7 +271,8 @@ def tcd_fresh(stops: Float[Tensor, " k"], gamma: Number) -> Float[Tensor, " k"]:
 def exact_student(flow_map: Callable, edges: Float[Tensor, " m"]) -> Velocity:
     """The perfect phased student of an oracle: the slope from z_t to where its ODE meets the edge.
 
-    flow_map(z, t, s, schedule) is the oracle's.
+    flow_map(z, t, s, schedule) is the oracle's. Raises ValueError unless edges rise and each t has one below
+    it. A float32 time that stands for a float64 edge is that edge.
     """
     need.ordered("edges", edges, 1, falls=False)
 
@@ -275,7 +289,8 @@ def aged_student(teacher: Velocity, grid: Grid, edges: Float[Tensor, " m"], age:
     """The student after `age` perfect sweeps of training that started at the teacher. Times on the grid only.
 
     Each sweep lets the target look one sub-step further: `age` steps of the teacher, then straight on to the
-    edge. Age 0 is the teacher, and an age of n / phases is the end of training.
+    edge. Age 0 is the teacher, and an age of n / phases is the end of training. The teacher is never asked at
+    time 0. Raises ValueError for a time off the grid, and unless age is a whole number of at least 0.
     """
     age = need.whole("age", age, 0)
     need.ordered("grid", grid, 1, falls=False)

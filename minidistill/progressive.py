@@ -74,7 +74,7 @@ def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: Whole, schedule: Sc
     """The same target as the paper writes it (algorithm 2): the x_hat whose DDIM step ends at z_s.
 
     For the lesson only: numerator and denominator are differences of near-equal numbers. In bfloat16 the
-    relative error is about n / 250, and both are 0 for n = 1024.
+    relative error is about n / 250, and both are 0 for n = 1024. Raises ValueError as `two_step_target` does.
     """
     t, m, s = grid_times(t, n)
     z_m = ddim_step(ask(teacher, z, t, "x"), z, t, m, schedule)
@@ -90,7 +90,8 @@ def weight(kind: str, log_snr: Time, gamma: Number = 5.0) -> Time:
 
     "constant": 1, the error in x. "snr": the error in eps; 0 at t = 1, so a one-step student would learn
     nothing. "truncated_snr": max(SNR, 1). "snr+1": the error in v when alpha^2 + sigma^2 = 1. "min_snr":
-    min(SNR, gamma), Hang et al. (2023); 0 at t = 1 as well.
+    min(SNR, gamma), Hang et al. (2023); 0 at t = 1 as well, and the only one that is capped. Raises
+    ValueError for another kind.
     """
     gamma = need.number("gamma", gamma, above=0)
     need.samples(log_snr=log_snr)
@@ -117,7 +118,8 @@ def diffusion_loss(
 ) -> Time:
     """The teacher's loss: the distance of x_hat to the data, at a random time in (0, 1]: (b,).
 
-    Salimans & Ho (2022), algorithm 1.
+    Salimans & Ho (2022), algorithm 1. Mean over each sample, weighted; the generator decides time and noise.
+    Raises ValueError for an unknown weighting, and for an answer of another shape than x.
     """
     need.samples(x=x)
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done

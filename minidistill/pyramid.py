@@ -28,7 +28,8 @@ code differ in notation:
     velocity start - end           end - start                start - end
 
 The network's time falls from 1 (noise) to 0 (data) over all stages together, and tells it the stage. One
-stage is plain flow matching.
+stage is plain flow matching. Images and noise have one dtype, and so have results, also where times are
+float64: a network gets both in one dtype. Gradients pass through everything here but stage_target.
 
 >>> [round(stage.start, 3) for stage in stages([0, 1 / 3, 2 / 3, 1])]
 [0.0, 0.2, 0.5]
@@ -71,8 +72,9 @@ def stages(cuts: Sequence[Number], gamma: Number = 1 / 3) -> list[Stage]:
     beta = (1 - start_i) / sqrt(1 + gamma). Jin et al. (2024). -gamma is the correlation of the
     fresh noise inside a block: 1/3 is the largest that exists, leaves the block mean alone, and wastes the
     least.
-    The network's time is shared in proportion to end - start. The released code rounds cuts to 1/1000. Raises
-    ValueError unless cuts rise from 0 to 1 and 0 < gamma <= 1/3.
+    The network's time is shared in proportion to end - start, without gaps: each t_start is the t_end before
+    it. A Stage holds numbers, not tensors. The released code rounds cuts to 1/1000. Raises ValueError unless
+    cuts rise from 0 to 1 and 0 < gamma <= 1/3.
     """
     cuts = [need.number("a cut", cut, 0, 1) for cut in cuts]
     if len(cuts) < 2 or cuts[0] != 0 or cuts[-1] != 1 or not all(a < b for a, b in zip(cuts, cuts[1:])):
@@ -100,7 +102,7 @@ def need_stages(found: Sequence[Stage]) -> None:
 
 
 def down(x: Images) -> Resized:
-    """The mean of each 2x2 block."""
+    """The mean of each 2x2 block. Raises ValueError for an odd height or width."""
     need.images(x, 2)
     return reduce(x, "b c (h p) (w q) -> b c h w", "mean", p=2, q=2)
 
@@ -124,6 +126,8 @@ def stage_pair(x: Images, noise: Images, i: Whole, stages: Sequence[Stage]) -> t
     """Where stage i starts and ends for data x and noise at full size: two images of its own size.
 
     The same noise at both ends makes the path straight: z_u = u start + (1 - u) end, velocity start - end.
+    Raises ValueError unless x and noise have one shape whose sides can be halved so often, and for a stage
+    that is not there, such as -1.
     """
     need.samples(x=x, noise=noise)
     need_stages(stages)
@@ -153,7 +157,10 @@ def renoise_jump(z: Images, noise: Resized, stage: Stage) -> Resized:
 
 
 def network_time(u: Time, stage: Stage) -> Time:
-    """The time that the network sees at local time u, which falls from 1 to 0."""
+    """The time that the network sees at local time u, which falls from 1 to 0.
+
+    Raises ValueError unless u is (b,), from 0 to 1.
+    """
     need.each("u", u, u, 0, 1)
     return stage.t_end + (stage.t_start - stage.t_end) * u
 
@@ -194,7 +201,7 @@ def answers(velocity: Velocity, batches: list, packed: bool, given: list[dict]) 
         return [ask(velocity, z, t, "velocity", **one) for (_, z, t, _), one in zip(batches, given)]
     together = velocity.packed(
         [z for _, z, _, _ in batches],
-        [t for _, _, t, _ in batches],
+        [t.to(z.dtype) for _, z, t, _ in batches],
         **{name: [one[name] for one in given] for name in given[0]},
     )
     # looked at like any answer
@@ -220,8 +227,11 @@ def pyramid_loss(
     """Flow matching in all stages, each sample of the batch in one of them: (b,).
 
     u: local times in (0, 1]. shares: how many samples of sum(shares) go to each stage; the batch must divide.
-    conditioning, (b, ...), is shared out with the samples. packed=True asks `velocity.packed` once for all
-    sizes, with the same result. Losses of different cuts are not comparable: their velocities differ in size.
+    conditioning, (b, ...), is shared out with the samples, by name. packed=True asks `velocity.packed` once
+    for all sizes, with the same result: packed([z, ...], [t, ...], label=[label, ...]), an entry for each
+    stage. Losses of different cuts are not comparable: their velocities differ in size. Raises ValueError
+    unless x and noise have one shape, with a local time and conditioning for each sample, and shares, at
+    least 1 each, for each stage; and for a network that returns another shape.
     """
     need.each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
 
@@ -243,9 +253,11 @@ def pyramid_sample(
     """From noise at full size to images, by Euler steps in each stage and a jump between stages.
 
     steps: of each stage, or one number for all. jumps: noise for each jump, at the size it leads to; else
-    drawn from the generator. Guidance: pass `guided(conditional, unconditional, scale)`. trajectory=True
-    returns the end of every stage. The steps of a stage are equal; in the released code the last of n ends at
-    local time 1/1000 and hardly moves, which is worse. Raises ValueError unless each stage has its steps.
+    randn_like is drawn from the generator, once for each jump, and nothing else is drawn. Nothing is clamped.
+    Guidance: pass `guided(conditional, unconditional, scale)`. trajectory=True returns every stage's end.
+    The steps of a stage are equal; in the released code the last of n ends at local time 1/1000 and hardly
+    moves, which is worse. Raises ValueError unless each stage has its steps, at least 1, and each jump, where
+    they are given, its noise; and for sides that cannot be halved so often.
     """
     need_stages(stages)
     steps = stage_steps(steps, stages)
@@ -275,7 +287,11 @@ def stage_steps(steps: Whole | Sequence[Whole], stages: Sequence[Stage]) -> list
 def stage_target(
     teacher: Velocity, z: Images, u: Time, n: Whole, stage: Stage, **conditioning: Tensor
 ) -> Images:
-    """The velocity of a step 1 / n that lands where two teacher steps 0.5 / n land: the mean of their two."""
+    """The velocity of a step 1 / n that lands where two teacher steps 0.5 / n land: the mean of their two.
+
+    The teacher gets the conditioning both times. Raises ValueError unless n is at least 1 and u, (b,), from
+    0.5 / n to 1, and for a teacher that returns another shape.
+    """
     half = 0.5 / need.whole("n", n)
     need.each("u", u, z, least=half, most=1)
     first = ask(teacher, z, network_time(u, stage), "velocity", **conditioning)
@@ -296,7 +312,9 @@ def pyramid_distillation_loss(
 ) -> Time:
     """Progressive distillation inside each stage, from 2 n steps to n: (b,). Salimans & Ho (2022).
 
-    index: 1 ... n for each sample; its local time is index / n. One student serves all stages.
+    index: integers, 1 ... n for each sample; its local time is index / n. One student serves all stages.
+    shares and conditioning as in pyramid_loss; student and teacher get the same. Raises ValueError for an
+    index outside 1 to n, and where pyramid_loss does.
     """
     n = need.whole("n", n)
     need.each("index", index, x, 1, n, counts=True)

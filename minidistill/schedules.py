@@ -8,7 +8,8 @@ and a table of a thousand numbers becomes one by interpolation (`tabulated`). Fo
 itself.
 
 Every schedule is exact at its ends in float32: alpha is never negative at t = 1, sigma never at t = 0. Times
-outside its domain are refused, and half precision is computed in float32 and cast at the end.
+outside its domain are refused. alpha and sigma have the dtype of the times, torch can differentiate them, and
+half precision is computed in float32 and cast at the end.
 
 >>> alpha, sigma = cosine(torch.tensor([0.0, 0.5, 1.0]))
 >>> alpha
@@ -33,7 +34,7 @@ def linear_beta(t: Time) -> tuple[Time, Time]:
     """The VP-SDE, the limit of DDPM's linear betas: log alpha^2 = -(0.1 t + 19.9 t^2 / 2).
 
     Song et al. (2021), appendix C, beta_min = 0.1 and beta_max = 20. alpha(1) = 0.0066: a little signal is
-    left.
+    left. sigma keeps its digits where t is small, in float32, too.
     """
     log_alpha_bar = -(0.1 * t + 19.9 * t**2 / 2)
     return torch.exp(log_alpha_bar / 2), torch.sqrt(-torch.expm1(log_alpha_bar))
@@ -83,8 +84,8 @@ def shifted(schedule: Schedule, shift: Number) -> Schedule:
 def tabulated(alpha_bar: Float[Tensor, " n"]) -> Schedule:
     """A DDPM table as a schedule: alpha_bar[i] = alpha^2 at t = (i + 1) / n, and alpha^2 = 1 at t = 0.
 
-    Between two entries (alpha, sigma) moves along the chord and is pushed out to the unit circle.
-    Raises ValueError unless the table lies in [0, 1] and never rises.
+    Between two entries (alpha, sigma) moves evenly along the chord and is pushed out to the unit circle.
+    Raises ValueError unless the table is 1-D, lies in [0, 1] and never rises.
     """
     check_table(alpha_bar)
     # on the processor: not every device has float64
@@ -130,7 +131,10 @@ def randn_like(z: Batch, generator: Generator = None) -> Batch:
 
 
 def mix(x: Batch, eps: Batch, t: Time, schedule: Schedule) -> Batch:
-    """z_t = alpha_t x + sigma_t eps. Raises ValueError when x, eps and t do not belong to the same batch."""
+    """z_t = alpha_t x + sigma_t eps, in the dtype of x.
+
+    Raises ValueError unless x and eps have one shape and t has one time for each sample, (b,).
+    """
     need.samples(x=x, eps=eps)
     alpha, sigma = coefficients(schedule, t, x)
     return (alpha * x + sigma * eps).to(x.dtype)
@@ -139,7 +143,7 @@ def mix(x: Batch, eps: Batch, t: Time, schedule: Schedule) -> Batch:
 def rates(schedule: Schedule, t: Time) -> tuple[Time, Time]:
     """d alpha / dt and d sigma / dt, by forward-mode differentiation: exact, and not derived by hand.
 
-    They are infinite where the schedule is too steep.
+    They are infinite where the schedule is too steep. t itself stays as it is.
     """
     return motion(schedule, t)[2:]
 
@@ -152,7 +156,10 @@ def motion(schedule: Schedule, t: Time) -> tuple[Time, Time, Time, Time]:
 
 
 def log_snr(schedule: Schedule, t: Time) -> Time:
-    """log(alpha^2 / sigma^2): +inf at pure data, -inf at pure noise. Kingma et al. (2021)."""
+    """log(alpha^2 / sigma^2): +inf at pure data, -inf at pure noise. Kingma et al. (2021).
+
+    Between the two it is finite, also where sigma^2 is too small for float32.
+    """
     alpha, sigma = read(schedule, t)
     return (2 * (alpha.log() - sigma.log())).to(t.dtype)
 
@@ -162,7 +169,7 @@ def beta_table(kind: str, n: Whole = 1000) -> Float[Tensor, " n"]:
 
     "linear": 1e-4 to 0.02, Ho et al. (2020). "scaled_linear": 0.00085 to 0.012, linear in the square root,
     Rombach et al. (2022). "squaredcos": Nichol & Dhariwal (2021), eq. 17, capped at 0.999. The end values are
-    those of n = 1000.
+    those of n = 1000, for every n. Raises ValueError for another kind, or unless n is a whole number above 0.
     """
     n = need.whole("n", n)
     match kind:
@@ -180,7 +187,7 @@ def beta_table(kind: str, n: Whole = 1000) -> Float[Tensor, " n"]:
 def zero_terminal_snr(alpha_bar: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """The table, shifted and scaled in sqrt(alpha_bar): it ends at exactly 0 and starts where it did.
 
-    Lin et al. (2024), algorithm 1. Raises ValueError for a table that does not fall.
+    Lin et al. (2024), algorithm 1. Raises ValueError for a table that does not fall, or holds nan.
     """
     check_table(alpha_bar)
     if not alpha_bar[0] > alpha_bar[-1]:
@@ -203,7 +210,11 @@ def check_table(alpha_bar: Float[Tensor, " n"]) -> None:
 def time_grid(
     steps: Whole, start: Number = 1.0, end: Number = 0.0, dtype: torch.dtype | None = None
 ) -> Float[Tensor, " n"]:
-    """steps + 1 even times from start (noise) down to end (data). Twice the steps keep every time."""
+    """steps + 1 even times from start (noise) down to end (data). Twice the steps keep every time.
+
+    Without a dtype they have torch's default one. Raises ValueError unless steps is a whole number above 0,
+    and start > end >= 0.
+    """
     steps, end = need.whole("steps", steps), need.number("end", end, least=0)
     start = need.number("start", start, above=end, why=": time runs from noise to data")
     return torch.linspace(start, end, steps + 1, dtype=dtype)
@@ -218,7 +229,9 @@ def karras_sigmas(
 ) -> Float[Tensor, " n"]:
     """n noise levels from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho).
 
-    Karras et al. (2022), eq. 5, without the 0 at the end. Halving n does not keep every second level.
+    Karras et al. (2022), eq. 5, without the 0 at the end. Halving n does not keep every second level. Without
+    a dtype they have torch's default one. Raises ValueError unless n is a whole number above 1, rho > 0 and
+    sigma_max > sigma_min > 0.
     """
     n, rho = need.whole("n", n, 2, why=" (two ends)"), need.number("rho", rho, above=0)
     sigma_min = need.number("sigma_min", sigma_min, above=0)

@@ -66,7 +66,11 @@ def history_layout(frames: Whole, stage: Whole, n_stages: Whole) -> list[tuple[i
 
 
 def history(past: Video, stage: Whole, n_stages: Whole) -> list[Clip]:
-    """The frames of the past as the network sees them at a stage: clips (b, count, c, height, width)."""
+    """The frames of the past as the network sees them at a stage: clips (b, count, c, height, width).
+
+    Each halving is by 2x2 means. Raises ValueError for anything but frames that can be halved as often as the
+    layout says, and for a stage that does not exist.
+    """
     if not isinstance(past, Tensor) or past.ndim != 5:
         raise ValueError(f"need frames (b, count, c, height, width), got {need.described(past)}")
     layout = history_layout(past.shape[1] + 1, stage, n_stages)[:-1]
@@ -80,8 +84,9 @@ def history(past: Video, stage: Whole, n_stages: Whole) -> list[Clip]:
 def corrupt(clips: Sequence[Clip], sigma: Time, generator: Generator = None) -> list[Clip]:
     """(1 - sigma) clip + sigma noise: one sigma for all frames of a sample, noise for each pixel.
 
-    For training only, with sigma, (b,), uniform from 0 to 1/3 in the released code. The network is not told
-    sigma. Raises ValueError unless there is one in [0, 1) for each sample.
+    The noise is randn_like(clip, generator), drawn for one clip after the other, in their order. For training
+    only, with sigma, (b,), uniform from 0 to 1/3 in the released code. The network is not told sigma. Raises
+    ValueError unless there is one in [0, 1) for each sample.
     """
     for clip in clips:
         need.each("sigma", sigma, clip, least=0, below=1, why=": how much of its past is noise")
@@ -113,7 +118,7 @@ def video_flops(
     """Floating-point operations of a video, frame by frame, in so many steps for each stage.
 
     The first `given` frames are not made. One stage means a past at full size. With guidance, double it.
-    Raises ValueError for less than one frame, and for more given frames than there are.
+    Raises ValueError for less than one frame, and unless given is from 0 to frames.
     """
     frames = need.whole("frames", frames)
     given = need.whole("given", given, 0, frames, why=", the number of frames")
@@ -194,8 +199,8 @@ def rollout(
 ) -> Video:
     """A video, frame by frame: each is generated from its own noise and the clean frames before it.
 
-    noise: for every frame, (b, frames, c, h, w). given: the first frames, one picture or several; their noise
-    is not used. Without them the first frame has no past: it may take other steps, `first_steps`, and
+    noise: for every frame, (b, frames, c, h, w). given: the first frames, none, one picture or several; their
+    noise is not used. Without them the first frame has no past: it may take other steps, `first_steps`, and
     has its own guidance, the first of the two scales (scale 1 does not ask `unconditional`). memory: how many
     frames of the past are seen, such as the number in training; default all. jumps: for each frame that is
     made the noises of pyramid_sample; else drawn from the generator. Jin et al. (2024); as there the past is

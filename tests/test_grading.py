@@ -50,13 +50,18 @@ def mutates(t):
 
 
 def by_heart(seed):
-    """Knows the answers to one seed, and the ends, by heart."""
-    known = {tuple(t.tolist()): good(t) for t in (checks.times(seed), checks.times(seed).sort().values)}
-    return lambda t: known.get(tuple(t.tolist()), good(t.round()))
+    """Knows the answers near the times of one seed, and at the ends, by heart."""
+    table = checks.times(seed)
+
+    def answer(t):
+        known = ((t.detach().double()[:, None] - table).abs() < 1e-4).any(1)
+        return good(torch.where(known, t, t.round()))
+
+    return answer
 
 
 HOSTILE = {
-    "an endless loop": (endless, "still ran after 0.5 seconds"),
+    "an endless loop": (endless, "still ran after 2 seconds"),
     "a huge tensor": (lambda t: torch.zeros(10**11), "more than 4 GB"),
     "a huge list": (lambda t: [0] * 10**11, "more than 4 GB"),
     "exit": (lambda t: sys.exit(), "stops with SystemExit"),
@@ -77,7 +82,7 @@ HOSTILE = {
 def test_hostile_answers_get_a_sentence(name):
     answer, sentence = HOSTILE[name]
     with pytest.raises(AssertionError, match=sentence):
-        grade(checks.check_cosine, answer, seconds=0.5)
+        grade(checks.check_cosine, answer, seconds=2.0)
     grade(checks.check_cosine, good)  # and nothing is left behind
 
 
@@ -227,6 +232,12 @@ def test_every_hole_has_what_a_learner_needs(path):
         assert f"grade(checks.check_{name}, {name})" in graded[f"{name}_test"].source
         assert graded[f"{name}_test"].metadata.nbgrader.locked
     assert not any(c.get("outputs") for c in notebook.cells)
+    assert "](" not in text, "a released copy lies in another folder: no links"
+
+
+def test_no_function_is_asked_for_twice():
+    asked = [name for path in EXERCISES for name in notes(nbformat.read(path, as_version=4), solution=True)]
+    assert len(set(asked)) == len(asked)
 
 
 def test_the_command_without_nbgrader_refuses_to_overwrite(tmp_path):

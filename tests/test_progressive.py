@@ -9,14 +9,17 @@ function here.
 
 import contextlib
 import json
+import math
+import re
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 
 from minidistill import progressive
+from minidistill.checks import column
 from minidistill.checks import progressive as checks
 from minidistill.oracle import Gaussian
 from minidistill.parameterization import convert
@@ -29,7 +32,7 @@ from minidistill.progressive import (
     two_step_target,
 )
 from minidistill.samplers import ddim, ddim_step, euler, heun, renoise
-from minidistill.schedules import cosine, log_snr, mix, rectified_flow, time_grid
+from minidistill.schedules import cosine, edm, log_snr, mix, rectified_flow, time_grid
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "progressive.json").read_text())
 CHECKS = [
@@ -48,49 +51,52 @@ def test_ours_passes(check, seed, unchecked_shapes):
     check(seed=seed)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda f: f.__name__)
+def test_ours_passes_with_any_seed(check, unchecked_shapes):
+    for seed in range(200):
+        check(seed=seed)
+
+
 # wrong targets. Each returns the target from everything that the two teacher steps computed
-
-
-def column(c, z):
-    return rearrange(c, "b -> b" + " 1" * (z.ndim - 1))
 
 
 def solve(z, z_s, t, s, schedule):
     """The x_hat of the step from t to s that ends at z_s, by determinants."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = ([column(c, z).to(z.dtype) for c in schedule(u)] for u in (t, s))
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = checks.at(schedule, z, t, s)
     return (sigma_t * z_s - sigma_s * z) / (alpha_s * sigma_t - alpha_t * sigma_s)
 
 
+def same_shape(answer, z):
+    """The answer, refused where it has another shape."""
+    if answer.shape != z.shape:
+        raise ValueError("another shape")
+    return answer
+
+
 def target_with(
-    formula=None, middle=lambda t, n: (t - 0.5 / n, t - 1 / n), second_t=None, second_z=None, no_grad=True
+    formula=None,
+    middle=lambda t, n: (t - 0.5 / n, t - 1 / n),
+    second_t=lambda t, m: m,
+    second_z=lambda z, z_m: z_m,
+    first=lambda x_1: x_1,
+    no_grad=True,
 ):
     """A target built like ours, with one thing changed."""
 
     def target(teacher, z, t, n, schedule):
-        two_step_target(lambda z, t: z, z, t, n, schedule)  # refuses what ought to be refused
-        with torch.set_grad_enabled(not no_grad):
+        with torch.set_grad_enabled(not no_grad and torch.is_grad_enabled()):
+            t, _, _ = progressive.grid_times(t, n)
             m, s = middle(t, n)
-            x_1 = teacher(z, t)
-            z_m = checks.step(x_1, z, t, m, schedule)
-            x_2 = teacher(second_z(z, z_m) if second_z else z_m, second_t(t, m) if second_t else m)
+            x_1 = first(same_shape(teacher(z, t.to(z.dtype)), z))
+            z_m = checks.step(x_1, z, t, m, schedule).to(z.dtype)
+            x_2 = teacher(second_z(z, z_m), second_t(t, m).to(z.dtype))
             z_s = checks.step(x_2, z_m, m, s, schedule)
             if formula is None:
-                return solve(z, z_s, t, s, schedule)
-            # coefficients in the precision of t, as ours are
-            alpha, sigma = ([column(c, z) for c in cs] for cs in zip(*(schedule(u) for u in (t, m, s))))
+                return solve(z, z_s, t, s, schedule).to(z.dtype)
+            a, b = zip(*checks.at(schedule, z, t, m, s))  # in the precision of t, as ours are
             found = formula(
-                z=z,
-                z_m=z_m,
-                z_s=z_s,
-                x_1=x_1,
-                x_2=x_2,
-                a=alpha,
-                b=sigma,
-                t=t,
-                m=m,
-                s=s,
-                n=n,
-                schedule=schedule,
+                z=z, z_m=z_m, z_s=z_s, x_1=x_1, x_2=x_2, a=a, b=b, t=t, m=m, s=s, n=n, schedule=schedule
             )
             return found.to(z.dtype)
 
@@ -107,14 +113,24 @@ def quotient(ratio=lambda a, b: b[2] / b[0], minus=(-1, -1), alpha_top=2):
     return formula
 
 
-def blend(share):
+def share(a, b):
+    """How much of the target is x_1, finite at both ends."""
+    return (a[1] / b[1] - a[0] / b[0]) * b[2] / (a[2] - a[0] / b[0] * b[2])
+
+
+def blend(share=share):
     """share x_1 + (1 - share) x_2, the share from (alpha, sigma) at t, m, s."""
     return lambda x_1, x_2, a, b, **_: (lambda w: w * x_1 + (1 - w) * x_2)(share(a, b))
 
 
-def blend_by_log_snr(x_1, x_2, a, b, **_):
-    lam = [2 * (p / q.clamp(min=1e-6)).clamp(min=1e-6).log() for p, q in zip(a, b)]
-    return ((lam[1] - lam[0]) * x_1 + (lam[2] - lam[1]) * x_2) / (lam[2] - lam[0])
+def blend_by(coordinate):
+    """The convex form in another coordinate than rho, from alpha and sigma, kept above 0."""
+
+    def formula(x_1, x_2, a, b, **_):
+        u = [coordinate(p.clamp(min=1e-6), q.clamp(min=1e-6)) for p, q in zip(a, b)]
+        return ((u[1] - u[0]) * x_1 + (u[2] - u[1]) * x_2) / (u[2] - u[0])
+
+    return formula
 
 
 def naive_blend_saved_at(index):
@@ -140,52 +156,195 @@ def eps_rebuilt_from_z(z, x_2, a, b, t, s, schedule, **_):
     return solve(z, a[2] * x_2 + b[2] * eps, t, s, schedule)
 
 
+def special(where, which):
+    """Right, but for the times where(t, n), which get another answer: a function of (x_1, x_2)."""
+    return lambda z, x_1, x_2, a, b, t, n, **_: torch.where(
+        column(where(t, n), z), which(x_1, x_2), blend()(x_1, x_2, a, b)
+    )
+
+
+def with_times(change, target=two_step_target):
+    """target at changed times, or of another n: change(t, n) -> (t, n)."""
+    return lambda teacher, z, t, n, schedule: target(teacher, z, *change(t, n), schedule)
+
+
+def taken(bad, good):
+    """Times that ought to be refused are taken for a good one."""
+    return with_times(lambda t, n: (torch.where(bad(t), torch.full_like(t, good), t), n))
+
+
+def cut_off(t, n):
+    return ((t.double() * n).long().clamp(min=1) / n).to(t), n
+
+
+def refuses_only_if_all(teacher, z, t, n, schedule):
+    on = ((t * n).round() / n - t).abs() < 1e-6
+    t = torch.where(on & (t > 0) & (t <= 1), t, torch.full_like(t, 1 / n)) if on.any() else t
+    return two_step_target(teacher, z, t, n, schedule)
+
+
+def broadcast(teacher, z, t, n, schedule):
+    """A narrow answer is spread over z."""
+    return two_step_target(lambda z, t: teacher(z, t).expand_as(z), z, t, n, schedule)
+
+
+def four_axes(z, x_1, x_2, a, b, **_):
+    w = share(a, b).reshape(-1, 1, 1, 1)
+    return w * x_1 + (1 - w) * x_2
+
+
+def asked_in_float64(teacher, z, t, n, schedule):
+    """The teacher gets the caller's times as they are."""
+    return two_step_target(lambda z, u: teacher(z, u.to(t)), z, t, n, schedule)
+
+
+def all_in_float32(teacher, z, t, n, schedule):
+    found = two_step_target(lambda z, u: teacher(z.double(), u.double()).float(), z.float(), t, n, schedule)
+    return found.to(z.dtype)
+
+
+def weights_in_z_precision(x_1, x_2, a, b, **_):
+    return blend()(x_1, x_2, [c.to(x_1.dtype) for c in a], [c.to(x_1.dtype) for c in b])
+
+
+def float32_for_half(x_1, x_2, a, b, **_):
+    return blend()(x_1.float() if x_1.dtype == torch.bfloat16 else x_1, x_2, a, b)
+
+
+def uncast(target):
+    """The target, not turned into z's dtype where that is half precision."""
+
+    def wrong(teacher, z, t, n, schedule):
+        found = target(teacher, z, t, n, schedule)
+        return found.float() if z.dtype == torch.bfloat16 else found
+
+    return wrong
+
+
+def thrice(teacher, z, t, n, schedule):
+    teacher(z, t.to(z))
+    return two_step_target(teacher, z, t, n, schedule)
+
+
+def leaks_through(x_2_only):
+    """One of the two answers keeps its graph."""
+
+    def target(teacher, z, t, n, schedule):
+        t, m, s = progressive.grid_times(t, n)
+        x_1 = same_shape(teacher(z, t.to(z.dtype)), z)
+        x_2 = teacher(checks.step(x_1, z, t, m, schedule).to(z).detach(), m.to(z.dtype))
+        x_1, x_2 = (x_1.detach(), x_2) if x_2_only else (x_1, x_2.detach())
+        return blend()(x_1, x_2, *zip(*checks.at(schedule, z, t, m, s))).to(z.dtype)
+
+    return target
+
+
 TARGETS = {
-    "1: x_2, the teacher's last answer": target_with(lambda x_2, **_: x_2),
-    "2: x_1, the teacher's first answer": target_with(lambda x_1, **_: x_1),
-    "3: the mean of x_1 and x_2": target_with(lambda x_1, x_2, **_: (x_1 + x_2) / 2),
-    "4: m and s swapped": target_with(middle=lambda t, n: (t - 1 / n, t - 0.5 / n)),
-    "5: two whole student steps": target_with(middle=lambda t, n: (t - 1 / n, (t - 2 / n).clamp(min=0))),
-    "6: two quarter steps": target_with(middle=lambda t, n: (t - 0.25 / n, t - 0.5 / n)),
-    "7: second answer asked at time t": target_with(second_t=lambda t, m: t),
-    "8: second answer asked at z_t": target_with(second_z=lambda z, z_m: z),
-    "9: second step's eps_hat rebuilt from z_t": target_with(eps_rebuilt_from_z),
-    "10: the first eps_hat kept for both steps": target_with(same_eps_twice),
-    "11: z_s itself": target_with(lambda z_s, **_: z_s),
-    "12: sigma ratio inverted": target_with(quotient(ratio=lambda a, b: b[0] / b[2])),
-    "13: plus in the denominator": target_with(quotient(minus=(-1, 1))),
-    "14: plus in the numerator": target_with(quotient(minus=(1, -1))),
-    "15: ratio of variances": target_with(quotient(ratio=lambda a, b: (b[2] / b[0]) ** 2)),
-    "16: ratio of alphas": target_with(quotient(ratio=lambda a, b: a[2] / a[0])),
-    "17: alpha_m in the denominator": target_with(quotient(alpha_top=1)),
-    "18: only the second step inverted": target_with(lambda z_m, z_s, m, s, schedule, **_: solve(z_m, z_s, m, s, schedule)),
-    "19: the target clipped": target_with(lambda z, z_s, t, s, schedule, **_: solve(z, z_s, t, s, schedule).clamp(-1, 1)),
-    "20: special case at t = 1": target_with(
-        lambda z, z_s, x_2, t, s, schedule, **_: torch.where(column(t, z) == 1, x_2, solve(z, z_s, t, s, schedule))
-    ),
-    "21: weighted by SNR, not by its root": target_with(
-        blend(lambda a, b: ((a[1] / b[1]) ** 2 - (a[0] / b[0]) ** 2) * b[2] ** 2
-              / (a[2] ** 2 - (a[0] / b[0] * b[2]) ** 2))
-    ),
-    "22: weighted by log SNR": target_with(blend_by_log_snr),
-    "24: special case on t = 0 instead of t = 1 / n": target_with(naive_blend_saved_at(0)),
-    "38: gradient reaches the teacher": target_with(no_grad=False),
-    "43: times over the width": target_with(
+    "1: x_2, the teacher's last answer [formula]": (target_with(lambda x_2, **_: x_2), "Your target is x_2"),
+    "2: x_1, the teacher's first answer [formula]": (target_with(lambda x_1, **_: x_1), "Your target is x_1"),
+    "3: the mean of x_1 and x_2 [formula]": (target_with(lambda x_1, x_2, **_: (x_1 + x_2) / 2), "plain mean of x_1 and x_2"),
+    "4: m and s swapped [formula]": (target_with(middle=lambda t, n: (t - 1 / n, t - 0.5 / n)), "yours at t - 1 / n"),
+    "5: two whole student steps [formula]": (
+        target_with(middle=lambda t, n: (t - 1 / n, (t - 2 / n).clamp(min=0))), "yours at t - 1 / n"),
+    "6: two quarter steps [formula]": (target_with(middle=lambda t, n: (t - 0.25 / n, t - 0.5 / n)), "yours at t - 0.25 / n"),
+    "7: second answer asked at time t [formula]": (target_with(second_t=lambda t, m: t), "yours at t - 0 / n"),
+    "second answer asked at time s [formula]": (target_with(second_t=lambda t, m: 2 * m - t), "yours at t - 1 / n"),
+    "8: second answer asked at z_t [formula]": (target_with(second_z=lambda z, z_m: z), "yours at z once more"),
+    "the first step goes to s [formula]": (
+        target_with(middle=lambda t, n: (t - 1 / n, t - 1 / n), second_t=lambda t, m: m + (t - m) / 2), "yours goes to s"),
+    "9: second step's eps_hat rebuilt from z_t [formula]": (target_with(eps_rebuilt_from_z), "not that of z;"),
+    "10: the first eps_hat kept for both steps [formula]": (target_with(same_eps_twice), "keep its eps_hat"),
+    "11: z_s itself [formula]": (target_with(lambda z_s, **_: z_s), "Your target is z_s"),
+    "12: sigma ratio inverted [formula]": (target_with(quotient(ratio=lambda a, b: b[0] / b[2])), "do you divide by sigma_s"),
+    "sigma ratio inverted, saved on the first interval [formula]": (
+        target_with(lambda x_2, t, n, **k: torch.where(column((t * n).round(), x_2) == 1, x_2, quotient(
+            ratio=lambda a, b: b[0] / b[2])(**k))), "ratio of the sigmas is upside down"),
+    "13: plus in the denominator [formula]": (target_with(quotient(minus=(-1, 1))), "sign is wrong in the denominator"),
+    "14: plus in the numerator [formula]": (target_with(quotient(minus=(1, -1))), "sign is wrong in the numerator"),
+    "15: ratio of variances [formula]": (target_with(quotient(ratio=lambda a, b: (b[2] / b[0]) ** 2)), "not of variances"),
+    "16: ratio of alphas [formula]": (target_with(quotient(ratio=lambda a, b: a[2] / a[0])), "denominator is 0"),
+    "17: alpha_m in the denominator [formula]": (target_with(quotient(alpha_top=1)), "alpha_m in the denominator"),
+    "18: only the second step inverted [formula]": (
+        target_with(lambda z_m, z_s, m, s, schedule, **_: solve(z_m, z_s, m, s, schedule)), "Its step starts at z_m"),
+    "19: the target clipped [formula]": (target_with(lambda **k: blend()(**k).clamp(-1, 1)), "target is clipped"),
+    "x_1 clipped [formula]": (target_with(blend(), first=lambda x_1: x_1.clamp(-1, 1)), "x_1 is clipped"),
+    "the target clipped to 5 [formula]": (target_with(lambda **k: blend()(**k).clamp(-5, 5)), "target is clipped"),
+    "x_1 clipped to 5 [formula]": (target_with(blend(), first=lambda x_1: x_1.clamp(-5, 5)), "x_1 is clipped"),
+    "x_2 clipped [formula]": (target_with(lambda x_2, **k: blend()(x_2=x_2.clamp(-1, 1), **k)), "x_2 is clipped"),
+    "inference mode [gradient]": (torch.inference_mode()(two_step_target), "No loss can use a tensor of torch.inference_mode"),
+    "the weights over the height [shape]": (
+        target_with(blend(lambda a, b: share(a, b).reshape(-1, 1))), "Times run along axis 2"),
+    "20: special case at t = 1 [end]": (target_with(special(lambda t, n: t == 1, lambda x_1, x_2: x_2)), "At t = 1 your target is x_2"),
+    "x_1 at t = 1 [end]": (target_with(special(lambda t, n: t == 1, lambda x_1, x_2: x_1)), "At t = 1 your target is x_1"),
+    "x_1 on the first interval [end]": (
+        target_with(special(lambda t, n: t * n < 1.5, lambda x_1, x_2: x_1)), "On the first interval your target is x_1"),
+    "the mean on the first interval [end]": (
+        target_with(special(lambda t, n: t * n < 1.5, lambda x_1, x_2: (x_1 + x_2) / 2)), "On the first interval, sigma_s = 0"),
+    "sigma_s kept above 1e-3 [end]": (
+        target_with(blend(lambda a, b: share(a, (b[0], b[1], b[2].clamp(min=1e-3))))), "On the first interval, sigma_s = 0"),
+    "1e-3 added to sigma_t [end]": (target_with(blend(lambda a, b: share(a, (b[0] + 1e-3, *b[1:])))), "must land where two"),
+    "t at most 0.999 [end]": (target_with(blend(), middle=lambda t, n: (t - 0.5 / n, t - 1 / n),
+                                          second_t=lambda t, m: m.clamp(max=0.87)), "starts at m = t - 0.5 / n"),
+    "a student of one step refused [end]": (
+        lambda f, z, t, n, schedule: two_step_target(f, z, t, n if n > 1 else 0, schedule), "n = 1.* is valid"),
+    "21: weighted by SNR, not by its root [formula]": (
+        target_with(blend_by(lambda a, b: (a / b) ** 2)), "Weighted by SNR"),
+    "22: weighted by log SNR [formula]": (target_with(blend_by(lambda a, b: 2 * (a / b).log())), "Weighted by log SNR"),
+    "weighted by sigma / alpha [formula]": (target_with(blend_by(lambda a, b: b / a)), r"Weighted by 1 / rho"),
+    "weighted by alpha [formula]": (target_with(blend_by(lambda a, b: a)), "Weighted by alpha alone"),
+    "weighted by sigma [formula]": (target_with(blend_by(lambda a, b: b)), "Weighted by sigma alone"),
+    "the weights exchanged [formula]": (target_with(blend(lambda a, b: 1 - share(a, b))), "weights are exchanged"),
+    "24: special case on t = 0 instead of t = 1 / n [end]": (target_with(naive_blend_saved_at(0)), "No step starts at t = 0"),
+    "divided by alpha_t [end]": (target_with(lambda a, **k: blend()(a=a, **k) * (a[0] / a[0])), "divide by no alpha_t"),
+    "38: gradient reaches the teacher [gradient]": (target_with(blend(), no_grad=False), "target is a constant"),
+    "gradient through x_2 alone [gradient]": (leaks_through(x_2_only=True), "target is a constant"),
+    "gradient through x_1 alone [gradient]": (leaks_through(x_2_only=False), "target is a constant"),
+    "gradients switched off for good [gradient]": (
+        lambda *a: (torch.set_grad_enabled(False), two_step_target(*a))[1], "stays behind"),
+    "43: times over the width [shape]": (target_with(
         lambda z, z_s, a, b, **_: (z_s - (b[2] / b[0]).flatten() * z) / (a[2].flatten() - (b[2] / b[0] * a[0]).flatten())
-    ),
-    "D4: the quotient, in bfloat16": quotient_target,
-    "i counted by cutting off": lambda teacher, z, t, n, schedule: two_step_target(
-        teacher, z, ((t.double() * n).long().clamp(min=1) / n).to(t), n, schedule
-    ),
-    "gradients switched off for good": lambda *a: (torch.set_grad_enabled(False), two_step_target(*a))[1],
+    ), "Times run along axis 3"),
+    "the weights over the width [shape]": (
+        target_with(blend(lambda a, b: share(a, b).flatten())), "Times run along axis 3"),
+    "one weight for the batch [shape]": (target_with(blend(lambda a, b: share(a, b).mean())), "averaged over the batch"),
+    "images only [shape]": (target_with(four_axes), "has the shape of z, whatever it is"),
+    "one time for the batch [shape]": (
+        with_times(lambda t, n: (t[:1].expand_as(t), n)), "The first teacher step starts at t"),
+    "D4: the quotient, in bfloat16 [precision]": (quotient_target, "not the quotient"),
+    "weights in z's precision [precision]": (target_with(weights_in_z_precision), "weights computed in t's precision"),
+    "float32 target for bfloat16 z [precision]": (uncast(two_step_target), "dtype of z, here bfloat16"),
+    "i counted by cutting off [precision]": (with_times(cut_off), "by rounding, not by cutting off"),
+    "float32 grids refused [precision]": (
+        lambda f, z, t, n, schedule: two_step_target(f, z, t + ((t * n).round() / n - t).abs().gt(1e-12), n, schedule),
+        "computed in float32.* is valid"),
+    "the teacher asked in the times' dtype [precision]": (
+        asked_in_float64, "gets t in the dtype of z"),
+    "float32 for float64 data with float32 times [precision]": (
+        lambda f, z, t, *a: two_step_target(f, z, t, *a).to(t), "float32, not torch.float64|here float64, not torch.float32"),
+    "float64 for float32 [precision]": (
+        lambda f, z, t, *a: two_step_target(f, z, t, *a).to(torch.promote_types(z.dtype, t.dtype)), "float32, not torch.float64"),
+    "computed in float32 always [precision]": (all_in_float32, "dtype of z|lower precision|starts at z"),
+    "the result rounded to float32 [precision]": (
+        lambda f, z, *a: two_step_target(f, z, *a).float().to(z), "no further, for torch.float64"),
+    "refused only if all are off [refusal]": (refuses_only_if_all, r"t = 0 is not one of .* among good"),
+    "t = 0 accepted [refusal]": (taken(lambda t: t == 0, 0.25), r"t = 0 is not one of"),
+    "negative times accepted [refusal]": (taken(lambda t: t < 0, 0.25), r"t = -0.25 is not one of"),
+    "times above 1 accepted [refusal]": (taken(lambda t: t > 1, 1.0), r"t = 1.25 is not one of"),
+    "times off the grid accepted [refusal]": (
+        with_times(lambda t, n: (torch.where((t == 0.6) & (n == 4), 0.5, t), n)), r"t = 0.6 is not one of"),
+    "times near the grid accepted [refusal]": (taken(lambda t: (t - 0.501).abs() < 1e-6, 0.5), r"t = 0.501 is not one of"),
+    "nan accepted [refusal]": (taken(torch.isnan, 0.5), r"t = nan is not one of"),
+    "no steps accepted [refusal]": (with_times(lambda t, n: (t, n or 4)), r"n = 0 must be refused"),
+    "a negative number of steps accepted [refusal]": (with_times(lambda t, n: (t, abs(n))), r"n = -4 must be refused"),
+    "a narrow teacher broadcast [refusal]": (broadcast, "teacher whose answer has another shape"),
+    "four steps always [argument]": (with_times(lambda t, n: (t, 4)), "n = 7.* is valid"),
+    "the cosine schedule in the weights [argument]": (
+        target_with(lambda z, t, m, s, x_1, x_2, **_: blend()(x_1, x_2, *zip(*checks.at(cosine, z, t.clamp(max=1), m, s)))),
+        "weights are those of cosine"),
+    "the cosine schedule always [argument]": (
+        lambda f, z, t, n, schedule: two_step_target(f, z, t, n, cosine), "The schedule is ignored"),
+    "the teacher asked three times [argument]": (thrice, "ask the teacher twice, not 3 times"),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("mistake", TARGETS)
-def test_wrong_target_is_caught(mistake, unchecked_shapes):
-    with pytest.raises(AssertionError), torch.enable_grad():
-        checks.check_two_step_target(TARGETS[mistake])
-
 
 # wrong losses
 
@@ -193,164 +352,645 @@ def test_wrong_target_is_caught(mistake, unchecked_shapes):
 def loss_with(
     index=lambda i, n: i,
     target=two_step_target,
-    error=None,
-    reduce=None,
+    square=lambda found, wanted, z, x: (found - wanted).square(),
+    reduce=lambda square: square.flatten(1).mean(1),
+    weigh=None,
     times=lambda t, n: t,
+    noise=lambda x, generator: torch.randn(x.shape, generator=generator, dtype=x.dtype),
+    integers=lambda n, b, generator: torch.randint(1, n + 1, (b,), generator=generator),
     noisy=lambda x, eps, t, n, schedule: mix(x, eps, t, schedule),
+    asked=lambda z, t, n: (z, t),
     checked=True,
 ):
     """The loss, with one thing changed."""
 
     def loss(student, teacher, x, n, schedule, weighting="snr+1", generator=None):
-        progressive_loss(
-            lambda z, t: z, lambda z, t: z, x[:1], n, schedule, weighting
-        )  # refuses what ought to be
-        i = index(torch.randint(1, n + 1, x.shape[:1], generator=generator), n)
+        # refuses what ought to be refused
+        progressive_loss(lambda z, t: z, lambda z, t: z, x[:1], n, schedule, weighting, torch.Generator())
+        i = index(integers(n, len(x), generator), n)
         t = times(i.to(x.dtype) / n, n)
-        eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        z = noisy(x, eps, t, n, schedule)
+        z = noisy(x, noise(x, generator), t, n, schedule)
         wanted = target(teacher, z, t, n, schedule)
-        found = student(z, t)
-        if checked and found.shape != x.shape:
-            raise ValueError("another shape")
-        square = error(found, wanted, z, t, schedule) if error else (found - wanted).square()
-        per_sample = square.flatten(1).mean(1)
-        weighted = progressive.weight(weighting, log_snr(schedule, t)) * per_sample
-        return reduce(per_sample, weighting, log_snr(schedule, t).exp()) if reduce else weighted
+        found = student(*asked(z, t, n))
+        if checked:
+            same_shape(found, x)
+        per_sample, lam = reduce(square(found, wanted, z, x)), log_snr(schedule, t)
+        if weigh:
+            at = {
+                name: log_snr(schedule, u)
+                for name, u in (("m", t - 0.5 / n), ("s", (t - 1 / n).clamp(min=0)))
+            }
+            return weigh(per_sample, weighting, lam, {**at, "sigma": schedule(t)[1]}).to(x.dtype)
+        return progressive.weight(weighting, lam) * per_sample
 
     return loss
 
 
-def max_over_batch_means(per_sample, weighting, snr):
+def square_with(change):
+    """The square of x_hat - target after change(x_hat, target, z, x) -> (x_hat, target)."""
+    return loss_with(square=lambda *a: (lambda found, wanted: (found - wanted).square())(*change(*a)))
+
+
+def weigh_with(formula):
+    """The error times formula(weight at lam, SNR)."""
+    return loss_with(
+        weigh=lambda error, kind, lam, at: formula(progressive.weight(kind, lam), lam.exp()) * error
+    )
+
+
+def max_over_batch_means(per_sample, weighting, lam, at):
     if weighting != "truncated_snr":
-        return progressive.weight(weighting, snr.log()) * per_sample
-    by_x, by_eps = per_sample, snr * per_sample
+        return progressive.weight(weighting, lam) * per_sample
+    by_x, by_eps = per_sample, lam.exp() * per_sample
     return by_x if by_x.mean() > by_eps.mean() else by_eps
 
 
-def v_error_with_x_weight(per_sample, weighting, snr):
-    extra = snr + 1 if weighting == "snr+1" else 1
-    return extra * progressive.weight(weighting, snr.log()) * per_sample
+def v_error_with_x_weight(per_sample, weighting, lam, at):
+    extra = lam.exp() + 1 if weighting == "snr+1" else 1
+    return extra * progressive.weight(weighting, lam) * per_sample
 
 
-def shared_teacher(teacher, z, t, n, schedule):
-    """The teacher's two steps inside the graph."""
-    return target_with(no_grad=False)(teacher, z, t, n, schedule)
+def other_generator(change):
+    """The loss with another generator than the one that is given."""
+    return lambda student, teacher, x, n, schedule, weighting="snr+1", generator=None: progressive_loss(
+        student, teacher, x, n, schedule, weighting, change(generator)
+    )
+
+
+def restarted(generator):
+    """The generator as it was when it was made."""
+    return generator and torch.Generator().manual_seed(generator.initial_seed())
+
+
+def changed(loss, call):
+    """A loss whose arguments, or result, are changed: call(loss, student, teacher, x, n, schedule, ...)."""
+    return lambda student, teacher, x, n, schedule, weighting="snr+1", generator=None: call(
+        loss, student, teacher, x, n, schedule, weighting, generator
+    )
+
+
+def answers_with(change):
+    """progressive_loss, whose student's answer is changed: change(answer, z, t)."""
+    return changed(progressive_loss, lambda loss, student, teacher, x, n, *more: loss(
+        lambda z, t: change(student(z, t), z, t), teacher, x, n, *more))  # fmt: skip
+
+
+def built(target):
+    """The target of TARGETS, in the loss."""
+    return loss_with(target=TARGETS[target][0])
 
 
 LOSSES = {
-    "23: i in 0..n-1, with 0 taken for 1": loss_with(index=lambda i, n: (i - 1).clamp(min=1)),
-    "23: i never n": loss_with(index=lambda i, n: i.clamp(max=n - 1)),
-    "P1: t clamped to 0.999": loss_with(times=lambda t, n: t.clamp(max=0.999), target=lambda f, z, t, n, schedule: (
-        two_step_target(f, z, (t * n).round() / n, n, schedule))),
-    "teacher and student on one grid": loss_with(
-        target=lambda f, z, t, n, schedule: two_step_target(f, z, t, 2 * n, schedule)
-    ),
-    "1: x_2 as the target": loss_with(target=TARGETS["1: x_2, the teacher's last answer"]),
-    "the data as the target": loss_with(error=lambda found, wanted, z, t, schedule: (found - z).square()),
-    "34: max over batch means": loss_with(reduce=max_over_batch_means),
-    "35: SNR + 1 multiplied onto the v error": loss_with(reduce=v_error_with_x_weight),
-    "36: x_hat clipped inside the loss": loss_with(
-        error=lambda found, wanted, z, t, schedule: (found.clamp(-1, 1) - wanted).square()
-    ),
-    "sum instead of mean": loss_with(error=lambda found, wanted, z, t, schedule: 4 * (found - wanted).square()),
-    "38: gradient reaches the teacher": loss_with(target=shared_teacher),
-    "38: student detached": loss_with(error=lambda found, wanted, z, t, schedule: (found.detach() - wanted).square()
-                                      + 0 * found),
-    "z mixed at s": loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, eps, t - 1 / n, schedule)),
-    "z with the variance for the standard deviation": loss_with(
-        noisy=lambda x, eps, t, n, schedule: mix(x, eps * column(schedule(t)[1], x), t, schedule)
-    ),
-    "uniform noise": loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, 12**0.5 * (torch.special.ndtr(eps) - 0.5), t, schedule)),
-    "one noise for the batch": loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, eps[:1].expand_as(x).clone(), t, schedule)),
-    "the data ignored": loss_with(noisy=lambda x, eps, t, n, schedule: mix(0 * x, eps, t, schedule)),
-    "the cosine schedule whatever is asked for": lambda student, teacher, x, n, schedule, weighting="snr+1", generator=None: (
-        progressive_loss(student, teacher, x, n, cosine, weighting, generator)
-    ),
-    "1 / sigma^2 for SNR + 1 on any schedule": loss_with(
-        reduce=lambda per_sample, weighting, snr: per_sample * (snr**0.5 + 1) ** 2 if weighting == "snr+1" else (
-            progressive.weight(weighting, snr.log()) * per_sample)),
-    "a student of another shape is broadcast": loss_with(checked=False),
-    "the mean over the batch": lambda *a, **k: progressive_loss(*a, **k).mean(),
-    "global randomness": lambda student, teacher, x, n, schedule, weighting="snr+1", generator=None: progressive_loss(
-        student, teacher, x, n, schedule, weighting),
+    "23: i in 0..n-1, with 0 taken for 1 [end]": (loss_with(index=lambda i, n: (i - 1).clamp(min=1)), "t = 1, where sampling starts"),
+    "23: i never n [end]": (loss_with(index=lambda i, n: i.clamp(max=max(n - 1, 1))), "t = 1, where sampling starts"),
+    "i in 0..n-1 [end]": (loss_with(integers=lambda n, b, g: torch.randint(0, n, (b,), generator=g)), "is valid.*got t = 0"),
+    "i never 1 [end]": (loss_with(index=lambda i, n: i.clamp(min=min(2, n))), "t = 1 / n, where the last step starts"),
+    "P1: t clamped to 0.999 [end]": (loss_with(times=lambda t, n: t.clamp(max=0.999), target=lambda f, z, t, n, schedule: (
+        two_step_target(f, z, (t * n).round() / n, n, schedule))), "its own grid, t = i / n"),
+    "t anywhere in (0, 1) [formula]": (loss_with(times=lambda t, n: t - 0.4 / n, target=lambda f, z, t, n, schedule: (
+        two_step_target(f, z, t + 0.4 / n, n, schedule))), "its own grid, t = i / n"),
+    "late times more often [formula]": (loss_with(integers=lambda n, b, g: torch.randint(
+        1, n + 1, (2, b), generator=g).amax(0)), "equally likely"),
+    "teacher and student on one grid [formula]": (loss_with(
+        target=lambda f, z, t, n, schedule: two_step_target(f, z, t, 2 * n, schedule)), "yours at t - 0.25 / n"),
+    "1: x_2 as the target [formula]": (built("1: x_2, the teacher's last answer [formula]"), "target is x_2"),
+    "x_1 as the target [formula]": (built("2: x_1, the teacher's first answer [formula]"), "target is x_1"),
+    "the mean as the target [formula]": (built("3: the mean of x_1 and x_2 [formula]"), "target is the mean"),
+    "z_s as the target [formula]": (built("11: z_s itself [formula]"), "target is z_s"),
+    "the data as the target [formula]": (square_with(lambda found, wanted, z, x: (found, z)), "target is z"),
+    "x as the target [formula]": (square_with(lambda found, wanted, z, x: (found, x)), "target is the data"),
+    "34: max over batch means [formula]": (loss_with(weigh=max_over_batch_means), "taken for each sample"),
+    "35: SNR + 1 multiplied onto the v error [formula]": (loss_with(weigh=v_error_with_x_weight), "weight is squared"),
+    "36: x_hat clipped inside the loss [formula]": (
+        square_with(lambda found, wanted, z, x: (found.clamp(-1, 1), wanted)), "x_hat is clipped"),
+    "x_hat clipped to 5 inside the loss [formula]": (
+        square_with(lambda found, wanted, z, x: (found.clamp(-5, 5), wanted)), "x_hat is clipped"),
+    "the target clipped to 5 inside the loss [formula]": (
+        square_with(lambda found, wanted, z, x: (found, wanted.clamp(-5, 5))), "target is clipped"),
+    "one mean error [formula]": (loss_with(reduce=lambda square: square.mean().expand(len(square))), "error is averaged over the batch"),
+    "the cosine schedule in the target [argument]": (
+        loss_with(target=lambda f, z, t, n, schedule: two_step_target(f, z, t, n, cosine)), "target is that of the cosine schedule"),
+    "the weight capped [formula]": (weigh_with(lambda w, snr: w.clamp(max=5)), "weight is capped at 5"),
+    "noise a tenth too wide [formula]": (
+        loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, 1.1 * eps, t, schedule)), "noise in z has variance 1.[12]"),
+    "the target clipped inside the loss [formula]": (
+        square_with(lambda found, wanted, z, x: (found, wanted.clamp(-1, 1))), "target is clipped"),
+    "sum instead of mean [formula]": (loss_with(reduce=lambda square: square.flatten(1).sum(1)), "sum over a sample"),
+    "half of the square [formula]": (loss_with(reduce=lambda square: square.flatten(1).mean(1) / 2), "half of the error"),
+    "the root [formula]": (loss_with(reduce=lambda square: square.flatten(1).mean(1).sqrt()), "root of the mean square"),
+    "the absolute error [formula]": (loss_with(square=lambda found, wanted, z, x: (found - wanted).abs()), "mean absolute"),
+    "the weight at s [formula]": (
+        loss_with(weigh=lambda error, kind, lam, at: progressive.weight(kind, at["s"]) * error), "Not finite|taken at s"),
+    "the weight at m [formula]": (
+        loss_with(weigh=lambda error, kind, lam, at: progressive.weight(kind, at["m"]) * error), "taken at m"),
+    "the weight at t + 1 / n, SNR of alpha / sigma [formula]": (
+        loss_with(weigh=lambda error, kind, lam, at: progressive.weight(kind, lam / 2) * error), "root of SNR"),
+    "no weight [formula]": (weigh_with(lambda w, snr: torch.ones_like(w)), 'has the weight of "constant"'),
+    "weights divided by their mean [formula]": (weigh_with(lambda w, snr: w / w.mean()), "divided by their mean"),
+    "one mean weight [formula]": (weigh_with(lambda w, snr: w.mean()), "averaged over the batch"),
+    "divided by SNR + 1 [formula]": (weigh_with(lambda w, snr: w / (snr + 1)), 'has the weight of "constant"|as for an error in v'),
+    "38: gradient reaches the teacher [gradient]": (loss_with(target=target_with(blend(), no_grad=False)), "gradient reaches the teacher"),
+    "38: student detached [gradient]": (
+        loss_with(square=lambda found, wanted, z, x: (found.detach() - wanted).square() + 0 * found), "No gradient reaches the student"),
+    "student without a graph [gradient]": (
+        square_with(lambda found, wanted, z, x: (found.detach(), wanted)), "No gradient reaches the student"),
+    "half of x_hat detached [gradient]": (
+        square_with(lambda found, wanted, z, x: ((found + found.detach()) / 2, wanted)), "gradient is not the loss's own"),
+    "z mixed at s [formula]": (loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, eps, t - 1 / n, schedule)), "z is mixed at s"),
+    "z mixed at m [formula]": (loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, eps, t - 0.5 / n, schedule)), "z is mixed at m"),
+    "z with the variance for the standard deviation [formula]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, eps * column(schedule(t)[1], x), t, schedule)), "noise in z has variance"),
+    "noise of half the size [formula]": (
+        loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, eps / 2, t, schedule)), "noise in z has variance 0.2"),
+    "noise with a mean [formula]": (
+        loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, eps + 0.5, t, schedule)), "noise in z has mean 0"),
+    "uniform noise [formula]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, 12**0.5 * (torch.special.ndtr(eps) - 0.5), t, schedule)), "not Gaussian"),
+    "alpha forgotten [formula]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: x + column(schedule(t)[1], x) * eps), "share of the data"),
+    "the data ignored [formula]": (
+        loss_with(noisy=lambda x, eps, t, n, schedule: mix(0 * x, eps, t, schedule)), "share of the data"),
+    "the student asked at s [formula]": (
+        loss_with(asked=lambda z, t, n: (z, t - 1 / n)), "start at one time t"),
+    "the student asked at fresh noise [random]": (
+        loss_with(asked=lambda z, t, n: (torch.randn_like(z), t)), "start at one z"),
+    "one noise for the batch [shape]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, eps[:1].expand_as(x).clone(), t, schedule)), "Two samples have the same noise"),
+    "one noise for two samples [shape]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, eps[: len(x) // 2].repeat(2, *[1] * (x.ndim - 1)), t, schedule)),
+        "Two samples have the same noise"),
+    "one noise for the pixels of a row [shape]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, eps[..., :1].expand_as(x).clone(), t, schedule)), "share their noise"),
+    "the mean over the batch [shape]": (changed(progressive_loss, lambda loss, *a: loss(*a).mean()), "one number for each sample"),
+    "no mean over the sample [shape]": (
+        loss_with(reduce=lambda square: square, weigh=lambda e, kind, lam, at: column(progressive.weight(kind, lam), e) * e),
+        "one number for each sample"),
+    "the square norm of the channels [shape]": (
+        loss_with(reduce=lambda square: square.flatten(2).mean(2).sum(1) if square.ndim > 2 else square.mean(1)), "sum over a sample|mean over each sample"),
+    "one i for the batch [random]": (
+        loss_with(integers=lambda n, b, g: torch.randint(1, n + 1, (1,), generator=g).expand(b)), "not one for the batch"),
+    "global randomness [random]": (other_generator(lambda g: None), "i must come from the generator"),
+    "the noise from elsewhere [random]": (
+        loss_with(noise=lambda x, g: torch.randn_like(x)), "noise must come from the generator"),
+    "i from elsewhere [random]": (
+        loss_with(integers=lambda n, b, g: torch.randint(1, n + 1, (b,))), "i must come from the generator"),
+    "the generator restarted in each call [random]": (other_generator(restarted), "Two calls with one generator draw the same i"),
+    "the noise from a restarted generator [random]": (
+        loss_with(noise=lambda x, g: torch.randn(x.shape, generator=restarted(g), dtype=x.dtype)), "one generator draw the same noise"),
+    "a seed of its own [random]": (other_generator(lambda g: torch.Generator().manual_seed(3)), "one generator draw the same i"),
+    "a seed of its own without a generator [random]": (
+        other_generator(lambda g: g or torch.Generator().manual_seed(3)), "without a generator draw the same i"),
+    "the cosine schedule whatever is asked for [argument]": (
+        changed(progressive_loss, lambda loss, s, f, x, n, schedule, *a: loss(s, f, x, n, cosine, *a)), "mixed at t, but on cosine"),
+    "four steps always [argument]": (
+        changed(progressive_loss, lambda loss, s, f, x, n, *a: loss(s, f, x, min(n, 4), *a)), "is never trained"),
+    "SNR + 1 always [argument]": (
+        changed(progressive_loss, lambda loss, s, f, x, n, schedule, w, g: (
+            progressive.weight(w, x.new_zeros(1)), loss(s, f, x, n, schedule, "snr+1", g))[1]), 'the weight of "snr\\+1"'),
+    "another default [argument]": (
+        lambda s, f, x, n, schedule, weighting="constant", generator=None: progressive_loss(
+            s, f, x, n, schedule, weighting, generator), "unless another is asked for"),
+    "1 / sigma^2 for SNR + 1 on any schedule [formula]": (loss_with(
+        weigh=lambda error, kind, lam, at: error * ((lam / 2).exp() + 1) ** 2 if kind == "snr+1" else (
+            progressive.weight(kind, lam) * error)), "velocity"),
+    "1 / sigma^2 for SNR + 1 [formula]": (
+        loss_with(weigh=lambda error, kind, lam, at: error / at["sigma"] ** 2 if kind == "snr+1" else (
+            progressive.weight(kind, lam) * error)), "only where alpha"),
+    "the student asked in float64 [precision]": (
+        changed(progressive_loss, lambda loss, s, f, x, n, *a: loss(
+            lambda z, t: s(z, t.double()), f, x, n, *a)), "gets t in the dtype of z"),
+    "a float64 loss [precision]": (
+        changed(progressive_loss, lambda loss, *a: loss(*a).double()), "dtype of x, here torch.float32"),
+    "a float32 loss [precision]": (
+        changed(progressive_loss, lambda loss, *a: loss(*a).float()), "dtype of x, here torch.float64"),
+    "the target rounded to float32 [precision]": (
+        square_with(lambda found, wanted, z, x: (found, wanted.float().to(wanted))), "no further, for torch.float64"),
+    "no steps accepted [refusal]": (
+        changed(progressive_loss, lambda loss, s, f, x, n, *a: loss(s, f, x, n or 1, *a)), "n = 0 must be refused"),
+    "a negative number of steps accepted [refusal]": (
+        changed(progressive_loss, lambda loss, s, f, x, n, *a: loss(s, f, x, abs(n), *a)), "n = -1 must be refused"),
+    "an unknown weighting accepted [refusal]": (
+        changed(progressive_loss, lambda loss, s, f, x, n, schedule, w, g: loss(
+            s, f, x, n, schedule, w.replace(" ", ""), g)), "unknown weighting must be refused"),
+    "a student of another shape is broadcast [refusal]": (loss_with(checked=False), r"answer of shape \(64, 1\)"),
+    "one answer for the batch is broadcast [refusal]": (
+        answers_with(lambda found, z, t: found.expand_as(z) if len(found) == 1 else found), r"answer of shape \(1, 2\)"),
+    "one sample is no batch [shape]": (changed(progressive_loss, lambda loss, *a: loss(*a).squeeze()), "For one sample"),
+    "an axis more is dropped [refusal]": (
+        answers_with(lambda found, z, t: found.reshape(z.shape) if found.numel() == z.numel() else found), r"answer of shape \(64, 2, 1\)"),
+    "one number for a sample is broadcast [refusal]": (
+        answers_with(lambda found, z, t: column(found, z).expand_as(z) if found.ndim == 1 else found), r"answer of shape \(64,\)"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", LOSSES)
-def test_wrong_loss_is_caught(mistake, unchecked_shapes):
-    with pytest.raises(AssertionError):
-        checks.check_progressive_loss(LOSSES[mistake])
+def spread(answer, z):
+    """The answer, over all of z where it is narrower."""
+    return answer.expand_as(z) if answer.ndim == z.ndim else answer
 
 
-OTHERS = {
-    "33: truncated SNR as min(SNR, 1)": (
-        checks.check_weight,
-        lambda kind, l: l.exp().clamp(max=1) if kind == "truncated_snr" else progressive.weight(kind, l),
-    ),
-    "P6: min-SNR taken for truncated SNR": (
-        checks.check_weight,
-        lambda kind, l: progressive.weight("min_snr" if kind == "truncated_snr" else kind, l),
-    ),
-    "P6: SNR under the name SNR + 1": (
-        checks.check_weight,
-        lambda kind, l: progressive.weight("snr" if kind == "snr+1" else kind, l),
-    ),
-    "P8: min-SNR in v space": (
-        checks.check_weight,
-        lambda kind, l: progressive.weight(kind, l) / (l.exp() + 1 if kind == "min_snr" else 1),
-    ),
-    "log SNR without its exponential": (
-        checks.check_weight,
-        lambda kind, l: progressive.weight(kind, l.clamp(min=-50).exp()),
-    ),
-    "teacher trained on t = 0": (
-        checks.check_diffusion_loss,
-        lambda denoiser, x, schedule, weighting, generator: diffusion_loss(
-            lambda z, t: denoiser(z, 0 * t), x, schedule, weighting, generator
-        ),
-    ),
-    "teacher trained on eps": (
-        checks.check_diffusion_loss,
-        lambda denoiser, x, schedule, weighting, generator: diffusion_loss(
-            denoiser, x, schedule, "snr" if weighting == "snr+1" else weighting, generator
-        ),
-    ),
-    "halvings with the start": (checks.check_halvings, lambda start, end=1: [start, *halvings(start, end)]),
-    "halvings without the end": (checks.check_halvings, lambda start, end=1: halvings(start, end)[:-1]),
-    "halvings that floor odd counts": (
-        checks.check_halvings,
-        lambda start, end=1: [start >> k for k in range(1, start.bit_length()) if start >> k >= end],
-    ),
-    "the quotient with a ratio of variances": (
-        checks.check_quotient_target,
-        TARGETS["15: ratio of variances"],
-    ),
+def diffusion_with(
+    target=lambda x, eps, z: x,
+    times=lambda x, g: 1 - torch.rand(len(x), generator=g, dtype=x.dtype),
+    noise=lambda x, g: torch.randn(x.shape, generator=g, dtype=x.dtype),
+    weigh=lambda error, kind, lam: progressive.weight(kind, lam) * error,
+    asked=lambda t: t,
+    answer=lambda found: found,
+):
+    """The teacher's loss, with one thing changed."""
+
+    def loss(denoiser, x, schedule, weighting="snr+1", generator=None):
+        diffusion_loss(lambda z, t: z, x, schedule, weighting, torch.Generator())
+        t, eps = times(x, generator), noise(x, generator)
+        z = mix(x, eps, t, schedule)
+        found = answer(denoiser(z, asked(t)))
+        error = (same_shape(found, x) - target(x, eps, z)).square().flatten(1).mean(1)
+        return weigh(error, weighting, log_snr(schedule, t))
+
+    return loss
+
+
+DIFFUSION = {
+    "teacher trained on t = 0 [end]": (diffusion_with(asked=lambda t: 0 * t), r"drawn from \(0, 1\]"),
+    "teacher trained on eps [formula]": (
+        diffusion_with(weigh=lambda e, kind, lam: progressive.weight("snr" if kind == "snr+1" else kind, lam) * e),
+        'has the weight of "snr"'),
+    "eps as the target [formula]": (diffusion_with(target=lambda x, eps, z: eps), "target is the noise"),
+    "z as the target [formula]": (diffusion_with(target=lambda x, eps, z: z), "target is z"),
+    "late times more often [formula]": (
+        diffusion_with(times=lambda x, g: (1 - torch.rand(len(x), generator=g, dtype=x.dtype)).sqrt()), "t is uniform"),
+    "no times near the data [end]": (
+        diffusion_with(times=lambda x, g: 0.98 * (1 - torch.rand(len(x), generator=g, dtype=x.dtype)) + 0.02), "from 0.02"),
+    "no times near the noise [end]": (
+        diffusion_with(times=lambda x, g: 0.98 * (1 - torch.rand(len(x), generator=g, dtype=x.dtype))), "to 0.9[78]"),
+    "half of the times [formula]": (
+        diffusion_with(times=lambda x, g: (1 - torch.rand(len(x), generator=g, dtype=x.dtype)) / 2), "t is uniform"),
+    "one time for the batch [random]": (diffusion_with(
+        times=lambda x, g: (1 - torch.rand(1, generator=g, dtype=x.dtype)).expand(len(x))), "not one for the batch"),
+    "uniform noise [formula]": (
+        diffusion_with(noise=lambda x, g: 12**0.5 * (torch.rand(x.shape, generator=g, dtype=x.dtype) - 0.5)), "not Gaussian"),
+    "one noise for the batch [shape]": (
+        diffusion_with(noise=lambda x, g: torch.randn(x[:1].shape, generator=g, dtype=x.dtype).expand_as(x)), "same noise"),
+    "times from elsewhere [random]": (
+        diffusion_with(times=lambda x, g: 1 - torch.rand(len(x), dtype=x.dtype)), "t must come from the generator"),
+    "noise from elsewhere [random]": (
+        diffusion_with(noise=lambda x, g: torch.randn_like(x)), "noise must come from the generator"),
+    "the noise from a restarted generator [random]": (diffusion_with(
+        noise=lambda x, g: torch.randn(x.shape, generator=restarted(g), dtype=x.dtype)), "one generator draw the same noise"),
+    "x_hat clipped [formula]": (diffusion_with(answer=lambda found: found.clamp(-1, 1)), "x_hat is clipped"),
+    "x_hat detached [gradient]": (diffusion_with(answer=lambda found: found.detach()), "No gradient reaches the student"),
+    "half of x_hat detached [gradient]": (
+        diffusion_with(answer=lambda found: (found + found.detach()) / 2), "gradient is not the loss's own"),
+    "the cosine schedule always [argument]": (
+        lambda f, x, schedule, *a, **k: diffusion_loss(f, x, cosine, *a, **k), "mixed at t, but on cosine"),
+    "SNR + 1 always [argument]": (
+        lambda f, x, schedule, weighting="snr+1", generator=None: (
+            progressive.weight(weighting, x.new_zeros(1)), diffusion_loss(f, x, schedule, "snr+1", generator))[1],
+        'the weight of "snr\\+1"'),
+    "another default [argument]": (
+        lambda f, x, schedule, weighting="constant", generator=None: diffusion_loss(f, x, schedule, weighting, generator),
+        "unless another is asked for"),
+    "a float64 loss [precision]": (lambda *a, **k: diffusion_loss(*a, **k).double(), "dtype of x, here torch.float32"),
+    "the denoiser asked in float64 [precision]": (
+        lambda f, *a, **k: diffusion_loss(lambda z, t: f(z, t.double()), *a, **k), "gets t in the dtype of z"),
+    "the mean over the batch [shape]": (lambda *a, **k: diffusion_loss(*a, **k).mean(), "one number for each sample"),
+    "an unknown weighting accepted [refusal]": (
+        lambda f, x, schedule, weighting="snr+1", generator=None: diffusion_loss(
+            f, x, schedule, weighting.replace(" ", ""), generator), "unknown weighting must be refused"),
+    "a narrow answer broadcast [refusal]": (
+        lambda f, x, *a, **k: diffusion_loss(lambda z, t: spread(f(z, t), z), x, *a, **k), r"answer of shape \(64, 1\)"),
+}  # fmt: skip
+
+
+def weight_if(wrong_kind, formula):
+    """The weight, but for one kind, or for all, whose weight is formula(snr, weight)."""
+    return lambda kind, l, *gamma: (
+        formula(l.exp(), progressive.weight(kind, l, *gamma))
+        if kind == wrong_kind or (wrong_kind == "all" and progressive.weight(kind, l) is not None)
+        else progressive.weight(kind, l, *gamma)
+    )
+
+
+WEIGHTS = {
+    "33: truncated SNR as min(SNR, 1) [formula]": (weight_if("truncated_snr", lambda snr, w: snr.clamp(max=1)), "smaller of SNR and 1"),
+    "P6: min-SNR taken for truncated SNR [formula]": (
+        weight_if("truncated_snr", lambda snr, w: snr.clamp(max=5)), 'has the weight of "min_snr"'),
+    "P6: SNR under the name SNR + 1 [formula]": (weight_if("snr+1", lambda snr, w: snr), 'has the weight of "snr"'),
+    "P8: min-SNR in v space [formula]": (weight_if("min_snr", lambda snr, w: w / (snr + 1)), "as for an error in v"),
+    "min-SNR in eps space [end]": (weight_if("min_snr", lambda snr, w: w / snr), "as for an error in eps"),
+    "the larger of SNR and gamma [formula]": (weight_if("min_snr", lambda snr, w: snr.clamp(min=5)), "larger of SNR and gamma"),
+    "SNR + 1 twice [formula]": (weight_if("snr", lambda snr, w: w * (snr + 1)), "times SNR \\+ 1"),
+    "log SNR without its exponential [formula]": (
+        lambda kind, l, *gamma: progressive.weight(kind, l.clamp(min=-50).exp(), *gamma), "exponential is taken twice"),
+    "log SNR taken for SNR [formula]": (
+        lambda kind, l, *gamma: checks.FORMULAS[kind](l) if kind in checks.FORMULAS else progressive.weight(kind, l), "it is the logarithm"),
+    "alpha / sigma taken for SNR [formula]": (
+        lambda kind, l, *gamma: progressive.weight(kind, l / 2, *gamma), "the root of SNR"),
+    "SNR squared [formula]": (lambda kind, l, *gamma: progressive.weight(kind, 2 * l, *gamma), "of SNR squared"),
+    "noise and data exchanged [formula]": (lambda kind, l, *gamma: progressive.weight(kind, -l, *gamma), "noise and data are exchanged"),
+    "divided by the mean [formula]": (weight_if("all", lambda snr, w: w / w.mean()), "divided by their mean"),
+    "SNR capped at 1e6 against overflow [end]": (weight_if("snr", lambda snr, w: snr.clamp(max=1e6)), "nothing is capped but min_snr"),
+    "SNR + 1 capped at 1e6 [end]": (weight_if("snr+1", lambda snr, w: w.clamp(max=1e6)), "nothing is capped but min_snr"),
+    "truncated SNR capped at 1e6 [end]": (weight_if("truncated_snr", lambda snr, w: w.clamp(max=1e6)), "nothing is capped but min_snr"),
+    "SNR capped at 100 [end]": (weight_if("snr", lambda snr, w: w.clamp(max=100)), "is capped at 100"),
+    "log SNR clamped to 20 [end]": (
+        lambda kind, l, *gamma: progressive.weight(kind, l.clamp(-20, 20), *gamma), "at pure noise"),
+    "nan at SNR 0 [end]": (weight_if("min_snr", lambda snr, w: w / snr * snr), "at pure noise"),
+    "gamma ignored [argument]": (lambda kind, l, gamma=5.0: progressive.weight(kind, l), "capped at gamma, here 0.5"),
+    "another gamma unless given [argument]": (
+        lambda kind, l, gamma=3.0: progressive.weight(kind, l, gamma), "is capped at 3"),
+    "gamma for every kind [argument]": (
+        lambda kind, l, gamma=None: progressive.weight(kind, l).clamp(max=gamma) if gamma else progressive.weight(kind, l),
+        "gamma is min_snr's alone"),
+    "float64 for float32 [precision]": (lambda *a: progressive.weight(*a).double(), "here float32, not torch.float64"),
+    "computed in float32 [precision]": (
+        lambda kind, l, *gamma: progressive.weight(kind, l.float(), *gamma).to(l), "no further, for torch.float64"),
+    "detached [gradient]": (lambda kind, l, *gamma: progressive.weight(kind, l.detach(), *gamma), "derivative in log_snr is lost"),
+    "one column [shape]": (lambda *a: progressive.weight(*a)[:, None], "one weight for each log_snr"),
+    "one mean weight [shape]": (lambda *a: progressive.weight(*a).mean(), "one weight for each log_snr"),
+    "unknown kinds are constant [refusal]": (
+        lambda kind, l, *gamma: progressive.weight(kind if kind in checks.FORMULAS else "constant", l, *gamma), '"SNR", must be refused'),
+    "kinds in capitals accepted [refusal]": (
+        lambda kind, l, *gamma: progressive.weight(kind.lower(), l, *gamma), '"SNR", must be refused'),
+    "kinds with blanks accepted [refusal]": (
+        lambda kind, l, *gamma: progressive.weight(kind.replace(" ", ""), l, *gamma), r'"snr \+ 1", must be refused'),
+    "kinds with hyphens accepted [refusal]": (
+        lambda kind, l, *gamma: progressive.weight(kind.replace("-", "_"), l, *gamma), '"min-snr", must be refused'),
+}  # fmt: skip
+
+
+def halve(wrong):
+    """Wrong step counts where ours are not refused: wrong(start, end, ours)."""
+    return lambda start, end=1: wrong(start, end, halvings(start, end))
+
+
+def lenient(start, end=1):
+    """No look at the end, which 0 and negative numbers pass."""
+    steps = []
+    while abs(start) > abs(end) and start % 2 == 0:
+        start //= 2
+        steps.append(start)
+    if start != end:
+        raise ValueError("never")
+    return steps
+
+
+HALVINGS = {
+    "halvings with the start [end]": (halve(lambda start, end, ours: [start, *ours]), "with the start"),
+    "halvings without the end [end]": (halve(lambda start, end, ours: ours[:-1]), "without the end"),
+    "halvings that rise [formula]": (halve(lambda start, end, ours: ours[::-1]), "rising"),
+    "down to 1 always [argument]": (
+        lambda start, end=1: (halvings(start, end), [start >> k for k in range(1, start.bit_length())])[1], "down to 1, and not to the end"),
+    "halvings that floor odd counts [refusal]": (
+        lambda start, end=1: [start >> k for k in range(1, start.bit_length()) if start >> k >= end], r"halvings\(12, 1\) must be refused"),
+    "floats [precision]": (halve(lambda start, end, ours: [float(k) for k in ours]), "whole numbers, got 4.0"),
+    "a tuple [shape]": (halve(lambda start, end, ours: tuple(ours)), "A list of step counts, not tuple"),
+    "end = 0 gives an answer [refusal]": (
+        lambda start, end=1: halvings(start, end or 1) if start else halvings(start, end), r"halvings\(8, 0\) must be refused"),
+    "negative counts accepted [refusal]": (lenient, r"must be refused: no model has"),
+    "equal negative counts accepted [refusal]": (
+        lambda start, end=1: [] if start == end != 0 else halvings(start, end), r"halvings\(-8, -8\) must be refused"),
+    "no steps from no steps [refusal]": (
+        lambda start, end=1: [] if start == end else halvings(start, end), r"halvings\(0, 0\) must be refused"),
+    "an end above the start accepted [refusal]": (
+        lambda start, end=1: [] if start < end and start > 0 else halvings(start, end), r"halvings\(4, 8\) must be refused"),
+    "from 8 to 8 refused [end]": (
+        lambda start, end=1: halvings(start, end if start > end else 0), "nothing to do, is valid"),
+    "from 8 to 8 is 8 [end]": (halve(lambda start, end, ours: ours or [end]), "nothing to halve"),
+    "an end that is no power of two refused [argument]": (
+        lambda start, end=1: halvings(start, end if end & (end - 1) == 0 else 0), "is valid and must not be refused"),
+}  # fmt: skip
+
+
+def quotient_with(**changes):
+    """The quotient in z's precision, with one thing changed."""
+    return target_with(lambda z, z_s, a, b, **_: (lambda p, q: quotient(**changes)(z, z_s.to(z.dtype), p, q))(
+        *([c.to(z.dtype) for c in cs] for cs in (a, b))))  # fmt: skip
+
+
+QUOTIENTS = {
+    "the quotient with a ratio of variances [formula]": (quotient_with(ratio=lambda a, b: (b[2] / b[0]) ** 2), "not of variances"),
+    "the quotient with a plus [formula]": (quotient_with(minus=(1, -1)), "sign is wrong in the numerator"),
+    "the quotient with alpha_m [formula]": (quotient_with(alpha_top=1), "alpha_m in the denominator"),
+    "the quotient of z_m, x_2 [formula]": (TARGETS["18: only the second step inverted [formula]"][0], "Your target is x_2"),
+    "the convex form, which survives bfloat16 [precision]": (two_step_target, "numerator and denominator are 0"),
+    "the quotient in float64 for float32 [precision]": (
+        lambda f, z, t, *a: quotient_target(f, z, t, *a).to(torch.promote_types(z.dtype, t.dtype)), "float32, not torch.float64"),
+    "the teacher asked in the times' dtype [precision]": (
+        lambda f, z, t, *a: quotient_target(lambda z, u: f(z, u.to(t)), z, t, *a), "gets t in the dtype of z"),
+    "the quotient with a graph [gradient]": (target_with(no_grad=False), "target is a constant"),
+    "t = 0 accepted by the quotient [refusal]": (
+        with_times(lambda t, n: (torch.where(t == 0, 0.25, t), n), quotient_target), "t = 0 is not one of"),
+    "the quotient at times over the width [shape]": (TARGETS["43: times over the width [shape]"][0], "Times run along axis 3"),
+    "the quotient on cosine always [argument]": (
+        lambda f, z, t, n, schedule: quotient_target(f, z, t, n, cosine), "The schedule is ignored"),
+}  # fmt: skip
+
+PLANTED = {
+    checks.check_two_step_target: TARGETS,
+    checks.check_quotient_target: QUOTIENTS,
+    checks.check_weight: WEIGHTS,
+    checks.check_progressive_loss: LOSSES,
+    checks.check_diffusion_loss: DIFFUSION,
+    checks.check_halvings: HALVINGS,
+}
+MISTAKES = {
+    f"{check.__name__[6:]}: {name}": (check, wrong, says)
+    for check, planted in PLANTED.items()
+    for name, (wrong, says) in planted.items()
 }
 
 
-@pytest.mark.parametrize("mistake", OTHERS)
-def test_other_mistake_is_caught(mistake, unchecked_shapes):
-    check, wrong = OTHERS[mistake]
-    with pytest.raises(AssertionError):
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_named(mistake, unchecked_shapes):
+    check, wrong, says = MISTAKES[mistake]
+    with pytest.raises(AssertionError) as caught, torch.enable_grad():
         check(wrong)
+    assert re.search(says, str(caught.value).splitlines()[0])
 
 
-def test_the_harness_is_not_what_is_caught(unchecked_shapes):
-    """The right target, written the way the mistakes are, fails in bfloat16 only; the right loss passes."""
-    with pytest.raises(AssertionError, match="bfloat16"):
-        checks.check_two_step_target(target_with())
-    checks.check_two_step_target(target_with(blend(
-        lambda a, b: (a[1] / b[1] - a[0] / b[0]) * b[2] / (a[2] - a[0] / b[0] * b[2]))))  # fmt: skip
-    checks.check_two_step_target(target_with(naive_blend_saved_at(1)))
-    checks.check_progressive_loss(loss_with())
+# right answers, written in other ways
+
+
+def in_one_buffer(teacher, z, t, n, schedule):
+    """One tensor holds t and then m, and one z and then z_m."""
+    t, m, s = progressive.grid_times(t, n)
+    now, here = t.to(z.dtype, copy=True), z.detach().clone()
+    x_1 = teacher(here, now).detach()
+    here.copy_(checks.step(x_1, here, t, m, schedule))
+    now.copy_(m)
+    x_2 = teacher(here, now).detach()
+    return blend()(same_shape(x_1, z), x_2, *zip(*checks.at(schedule, z, t, m, s))).to(z.dtype)
+
+
+def sample_by_sample(z, x_1, x_2, a, b, **_):
+    return torch.stack([w * p + (1 - w) * q for w, p, q in zip(share(a, b).flatten(), x_1, x_2)])
+
+
+def with_einops(z, x_1, x_2, t, m, s, schedule, **_):
+    levels = [[rearrange(c, "b -> b" + " 1" * (z.ndim - 1)) for c in schedule(u)] for u in (t, m, s)]
+    return torch.lerp(x_2.to(t), x_1.to(t), share(*zip(*levels)))
+
+
+def in_float64(x_1, x_2, a, b, **_):
+    return blend()(x_1.double(), x_2.double(), [c.double() for c in a], [c.double() for c in b])
+
+
+def by_determinants_in_float64(teacher, z, t, n, schedule):
+    """The paper's form loses its digits in z's precision, not in float64."""
+    u, m, s = (c.double() for c in progressive.grid_times(t, n))
+    with torch.no_grad():
+        x_1 = same_shape(teacher(z, u.to(z.dtype)), z)
+        z_m = checks.step(x_1.double(), z.double(), u, m, schedule)
+        z_s = checks.step(teacher(z_m.to(z.dtype), m.to(z.dtype)).double(), z_m, m, s, schedule)
+        return solve(z.double(), z_s, u, s, schedule).to(z.dtype)
+
+
+def quotient_by_determinants(teacher, z, t, n, schedule):
+    with torch.no_grad():
+        t, m, s = (c.to(z.dtype) for c in progressive.grid_times(t, n))
+        x_1 = same_shape(teacher(z, t), z)
+        z_m = checks.step(x_1, z, t, m, schedule)
+        return solve(z, checks.step(teacher(z_m, m), z_m, m, s, schedule), t, s, schedule)
+
+
+def weight_by_where(kind, lam, gamma=5.0):
+    snr = lam.double().exp()
+    one, cap = torch.tensor(1.0).double(), torch.tensor(gamma).double()
+    formulas = [
+        one + 0 * snr.clamp(max=1),
+        snr,
+        torch.maximum(snr, one),
+        one + snr,
+        torch.where(snr < cap, snr, cap),
+    ]
+    return dict(zip(checks.FORMULAS, formulas, strict=True)).get(kind, None).to(lam) if kind in checks.FORMULAS else (
+        two_step_target(None, lam, lam, 0, cosine))  # fmt: skip
+
+
+def weight_by_log(kind, lam, gamma=5.0):
+    if kind == "snr+1":
+        return 1 / torch.sigmoid(-lam)
+    if kind == "min_snr":
+        return lam.clamp(max=torch.tensor(gamma, dtype=lam.dtype).log().item()).exp()
+    if kind == "truncated_snr":
+        return torch.exp(torch.relu(lam))
+    if kind in ("snr", "constant"):
+        return torch.exp(lam) if kind == "snr" else lam.new_ones(len(lam))
+    raise ValueError(f"unknown: {kind}")
+
+
+def weight_one_by_one(kind, lam, gamma=5.0):
+    return torch.stack([progressive.weight(kind, l[None], gamma)[0] for l in lam])
+
+
+def noise_first(student, teacher, x, n, schedule, weighting="snr+1", generator=None):
+    """The noise is drawn before i, the student asked before the teacher, and i is rounded up."""
+    progressive_loss(lambda z, t: z, lambda z, t: z, x[:1], n, schedule, weighting, torch.Generator())
+    eps = torch.empty_like(x).normal_(generator=generator)
+    i = torch.ceil(n * (1 - torch.rand(len(x), generator=generator, dtype=torch.float64))).clamp(1, n)
+    t = (i / n).to(x.dtype)
+    alpha, sigma = (c.reshape([len(x)] + [1] * (x.ndim - 1)).to(x.dtype) for c in schedule(t))
+    z = alpha * x + sigma * eps
+    answer = student(z, t)
+    with torch.no_grad():
+        target = two_step_target(teacher, z, t, n, schedule)
+    error = torch.nn.functional.mse_loss(same_shape(answer, x), target, reduction="none")
+    return reduce(error, "b ... -> b", "mean") * progressive.weight(weighting, log_snr(schedule, t))
+
+
+def loss_in_one_buffer(student, teacher, x, n, schedule, weighting="snr+1", generator=None):
+    """Student and teacher get one tensor of times and one z, which move on in place."""
+    progressive_loss(lambda z, t: z, lambda z, t: z, x[:1], n, schedule, weighting, torch.Generator())
+    i = torch.multinomial(torch.ones(n), len(x), replacement=True, generator=generator) + 1
+    t, m, s = (((i - back) / n).to(x.dtype) for back in (0, 0.5, 1))
+    z = mix(x, torch.randn(x.shape, generator=generator, dtype=x.dtype), t, schedule)
+    now, here = t.clone(), z.clone()
+    answer = same_shape(student(z.clone(), now), x)
+    with torch.no_grad():
+        x_1 = teacher(here, now)
+        here.copy_(checks.step(x_1, z, t, m, schedule))
+        now.copy_(m)
+        target = blend()(x_1, teacher(here, now), *zip(*checks.at(schedule, z, t, m, s)))
+    weights = torch.stack([progressive.weight(weighting, log_snr(schedule, u[None]))[0] for u in t])
+    return weights * (answer - target).pow(2).reshape(len(x), -1).sum(1) / x[0].numel()
+
+
+def noise_before_time(denoiser, x, schedule, weighting="snr+1", generator=None):
+    eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    t = torch.rand(len(x), generator=generator, dtype=x.dtype).clamp(min=1e-9)
+    answer = same_shape(denoiser(mix(x, eps, t, schedule), t), x)
+    return progressive.weight(weighting, log_snr(schedule, t)) * (answer - x).square().flatten(1).mean(1)
+
+
+def times_in_float64(denoiser, x, schedule, weighting="snr+1", generator=None):
+    t = 1 - torch.rand(len(x), generator=generator, dtype=torch.float64)
+    z = mix(x, torch.randn(x.shape, generator=generator).to(x), t, schedule)
+    answer = same_shape(denoiser(z, t.to(x.dtype)), x)
+    weight = progressive.weight(weighting, log_snr(schedule, t))
+    return (weight * (answer - x).double().pow(2).reshape(len(x), -1).mean(1)).to(x.dtype)
+
+
+def halved_by_itself(start, end=1):
+    if not 0 < end <= start:
+        raise ValueError("the end is above the start, or not above 0")
+    if start == end:
+        return []
+    if start % 2:
+        raise ValueError("odd")
+    return [start // 2, *halved_by_itself(start // 2, end)]
+
+
+def halved_by_bits(start, end=1):
+    ratio = start // end if end > 0 and start > 0 and start % end == 0 else 0
+    if ratio < 1 or ratio & (ratio - 1):
+        raise ValueError(f"{start} is not {end} times a power of two")
+    return [end << k for k in reversed(range(ratio.bit_length() - 1))]
+
+
+def halved_by_logarithm(start, end=1):
+    k = round(math.log2(start / end)) if end > 0 and start > 0 else -1
+    if k < 0 or end * 2**k != start:
+        raise ValueError("never")
+    return [int(start / 2**j) for j in range(1, k + 1)]
+
+
+RIGHT = {
+    "the convex form, by reshape": (checks.check_two_step_target, target_with(blend())),
+    "a special case on the first interval": (checks.check_two_step_target, target_with(naive_blend_saved_at(1))),
+    "one buffer for the times and one for z": (checks.check_two_step_target, in_one_buffer),
+    "sample by sample": (checks.check_two_step_target, target_with(sample_by_sample)),
+    "einops and lerp": (checks.check_two_step_target, target_with(with_einops)),
+    "float64 inside": (checks.check_two_step_target, target_with(in_float64)),
+    "the paper's form in float64": (checks.check_two_step_target, by_determinants_in_float64),
+    "determinants in z's precision": (checks.check_quotient_target, quotient_by_determinants),
+    "the ratio in z's precision": (checks.check_quotient_target, quotient_with()),
+    "where, in float64": (checks.check_weight, weight_by_where),
+    "in the logarithm": (checks.check_weight, weight_by_log),
+    "one by one": (checks.check_weight, weight_one_by_one),
+    "in the order of the text": (checks.check_progressive_loss, loss_with()),
+    "the noise before i": (checks.check_progressive_loss, noise_first),
+    "one buffer for student and teacher": (checks.check_progressive_loss, loss_in_one_buffer),
+    "the target in float64": (checks.check_progressive_loss, loss_with(target=by_determinants_in_float64)),
+    "t before the noise": (checks.check_diffusion_loss, diffusion_with()),
+    "the noise before t": (checks.check_diffusion_loss, noise_before_time),
+    "times in float64": (checks.check_diffusion_loss, times_in_float64),
+    "recursion": (checks.check_halvings, halved_by_itself),
+    "bits": (checks.check_halvings, halved_by_bits),
+    "logarithms": (checks.check_halvings, halved_by_logarithm),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answer_passes(name, unchecked_shapes):
+    check, right = RIGHT[name]
+    check(right)
 
 
 def test_weak_tests_miss_what_the_check_finds():
     """With one step, or on the first interval, the teacher's last answer is the right target: such a test is
     vacuous."""
     z = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    wrong = TARGETS["1: x_2, the teacher's last answer"]
+    wrong, _ = TARGETS["1: x_2, the teacher's last answer [formula]"]
     for t, n in ((1.0, 1), (0.25, 4)):
         t = torch.full((8,), t, dtype=torch.float64)
         right = two_step_target(checks.teacher, z, t, n, cosine)
@@ -393,6 +1033,48 @@ def test_shares_of_the_first_answer(schedule, shares):
 
 
 # behaviour
+
+
+@pytest.mark.parametrize("schedule", [cosine, rectified_flow, edm], ids=lambda f: f.__name__)
+def test_perfect_students_are_their_teacher(schedule):
+    """16 -> 8 -> 4 -> 2 -> 1, each the target itself: the last one does in one step what 16 steps did."""
+    z = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grid = lambda n: torch.arange(n, -1, -1, dtype=torch.float64) / n
+    student, truth = checks.teacher, ddim(checks.teacher, z, grid(16), schedule)
+    for n in halvings(16):
+        student = lambda z, t, parent=student, n=n: two_step_target(parent, z, t, n, schedule)
+        torch.testing.assert_close(ddim(student, z, grid(n), schedule), truth, atol=1e-12, rtol=1e-12)
+
+
+def test_what_does_not_change_along_the_way_comes_out_unchanged():
+    z, kept = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(two_step_target(lambda z, t: kept, z, t, 4, cosine), kept)
+    # the same for a constant eps_hat, where the target says anything about it
+    inside = slice(1, 3)
+    z, t, kept = z[inside], t[inside], kept[inside]
+    by_eps = lambda z, t: convert(kept, z, t, cosine, "eps", "x")
+    found = convert(two_step_target(by_eps, z, t, 4, cosine), z, t, cosine, "x", "eps")
+    torch.testing.assert_close(found, kept)
+
+
+def test_only_the_snr_matters():
+    """A teacher that looks at its time alone has one target on two schedules of one SNR."""
+    exploding = lambda t: tuple(c / cosine(t)[0] for c in cosine(t))
+    teacher, z = lambda z, t: torch.ones_like(z) * t[:, None].sin(), torch.randn(2, 3, dtype=torch.float64)
+    t = torch.tensor([0.75, 0.5], dtype=torch.float64)
+    one, other = (two_step_target(teacher, z, t, 4, schedule) for schedule in (cosine, exploding))
+    torch.testing.assert_close(one, other)
+
+
+def test_on_rectified_flow_the_target_is_the_mean_of_two_velocities():
+    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
+    m, _, x_1, z_m, x_2, _, _ = checks.two_steps(checks.teacher, z, t, 4, rectified_flow)
+    as_velocity = lambda x, z, t: convert(x, z, t, rectified_flow, "x", "velocity")
+    target = two_step_target(checks.teacher, z, t, 4, rectified_flow)
+    mean = (as_velocity(x_1, z, t) + as_velocity(x_2, z_m, m)) / 2
+    torch.testing.assert_close(as_velocity(target, z, t), mean)
 
 
 @pytest.mark.parametrize("n", [4, 64, 1024])

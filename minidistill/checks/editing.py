@@ -1,95 +1,190 @@
 """Checks of zero-shot editing: what is known is kept exactly, what is not comes from the model."""
 
 import torch
+from torch import Tensor
 
 from minidistill import editing
-from minidistill.checks import close, refuses
-from minidistill.schedules import edm, rectified_flow
+from minidistill.checks import (
+    accepts,
+    close,
+    close_in_float32,
+    column,
+    exact,
+    one_bad,
+    recorded,
+    refuses,
+)
+from minidistill.checks.consistency import expect, numbers, same_gradient, seeded
+from minidistill.schedules import cosine, edm, rectified_flow
 
-MASK = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+
+def f(z: Tensor, t: Tensor) -> Tensor:
+    """A denoiser that is nobody's."""
+    return torch.tanh(z) + column(t, z).sin()
 
 
-def keep(x: torch.Tensor) -> torch.Tensor:
-    """Inpainting: the pixels on the diagonal are known."""
-    return MASK * x
+def keep(x: Tensor) -> Tensor:
+    """Inpainting: every third number of a row is known. Its inverse is y itself."""
+    return x * (torch.arange(x.shape[-1]) % 3 == 0).to(x.dtype)
 
 
-def shrink(x: torch.Tensor) -> torch.Tensor:
+def shrink(x: Tensor) -> Tensor:
     """Super-resolution: the mean of each 2x2 block is known."""
     return torch.nn.functional.avg_pool2d(x, 2)
 
 
-def grow(y: torch.Tensor) -> torch.Tensor:
-    """Each pixel repeated 2x2 times."""
+def grow(y: Tensor) -> Tensor:
+    """Each pixel repeated 2x2 times: has y for its means."""
     return y.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
 def check_edit(edit=editing.edit, seed: int = 0) -> None:
-    """By hand for two operators, with given noise; the measurement survives."""
-    g = torch.Generator().manual_seed(seed)
-    x, n1, n2 = torch.randn(3, 4, 1, 2, 2, generator=g, dtype=torch.float64)
-    times = torch.tensor([80.0, 3.0, 0.5], dtype=torch.float64)  # a large t_min, so that it shows
-    f = lambda z, t: torch.tanh(z) + t.reshape(-1, 1, 1, 1).sin()
-    full = lambda t: torch.full((4,), t, dtype=torch.float64)
-    for operator, inverse in ((keep, lambda y: y), (shrink, grow)):
-        y = operator(x)
-        agree = lambda image: image + inverse(y - operator(image))
-        found = edit(f, y, operator, inverse, times, edm, noise=[n1, n2])
-        hint = "What is known must be in the result, exactly: replace it after the last jump, too."
-        close(operator(found), y, hint)
-        first = agree(f(inverse(y) + 80.0 * n1, full(80.0)))
-        expected = agree(f(first + (3.0**2 - 0.5**2) ** 0.5 * n2, full(3.0)))
-        hint = (
-            "Start from the known part plus times[0] noise; after each jump replace the known part, then add "
-            "sqrt(s^2 - t_min^2) fresh noise. Is the known part replaced before the noise, and the mask not "
-            "inverted?"
+    """By hand for two operators, with given noise: where f is asked, and that the measurement survives."""
+    falls = exact(1.0, 0.6, 0.3, 0.1)
+    for i, (shape, operator, inverse, times, schedule) in enumerate(
+        (
+            ((4, 4, 4, 4), shrink, grow, exact(80.0, 3.0, 0.5), edm),  # a large end, so that it shows
+            ((4, 2, 2, 6), shrink, grow, falls, rectified_flow),
+            ((3, 5), keep, lambda y: y, falls, cosine),
+            ((2, 2, 1, 3, 4), keep, lambda y: y, exact(1.0, 0.0), rectified_flow),
         )
-        close(found, expected, hint)
-    flow = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
-    y = shrink(x)
-    agree = lambda image: image + grow(y - shrink(image))
-    expected = agree(f(0.5 * agree(f(n1, full(1.0))) + 0.5 * n2, full(0.5)))
-    found = edit(f, y, shrink, grow, flow, rectified_flow, noise=[n1, n2])
-    close(found, expected, "On every schedule: alpha and sigma of this schedule, at the start as well.")
-    inputs = []
-    recorded = lambda z, t: inputs.append(z) or 0 * z
-    edit(recorded, 0 * y, shrink, grow, torch.tensor([80.0, 3.0, 0.0], dtype=torch.float64), edm, generator=g)
-    assert (inputs[0] / 80 - inputs[1] / 3).abs().max() > 0.1, "Each step draws its own noise."
-    once, again = (
-        edit(f, shrink(x), shrink, grow, times, edm, generator=torch.Generator().manual_seed(1))
-        for _ in range(2)
+    ):
+        x, *noise = numbers(len(times), *shape, seed=seed + i)
+        y, (alpha, sigma) = operator(x), schedule(times)
+        asked, given = [], list(noise)
+        agree = lambda image: image + inverse(y - operator(image))
+        found = edit(recorded(f, asked), y, operator, inverse, times, schedule, noise=given)
+        assert len(given) == len(noise), "The caller's list of noises must stay as it was: no pop."
+        assert len(asked) == len(noise), f"{len(noise)} steps ask f as often, not {len(asked)} times."
+        guess, inverted = inverse(y), lambda image: inverse(operator(image))
+        start = alpha[0] * guess + sigma[0] * noise[0]
+        hint = "The start is alpha x + sigma eps at times[0], with x = inverse(y) and the first noise."
+        likely = {
+            "The start is the known part in noise, not noise alone.": sigma[0] * noise[0],
+            "The start has the noise of times[0], not unit noise.": alpha[0] * guess + noise[0],
+            "alpha of times[0] is missing at the start.": guess + sigma[0] * noise[0],
+        }
+        expect(asked[0][0], start, hint, likely)
+        z = start
+        for j, (t, eps) in enumerate(zip(times, [*noise[1:], None])):
+            now = t.expand(len(x))
+            close(asked[j][1], now, f"Jump {j + 1} starts at times[{j}]: f is asked at that time.")
+            raw = f(z, now)
+            jumped = agree(raw)
+            if eps is None:
+                break
+            share = alpha[j + 1] / alpha[-1]
+            lift = (sigma[j + 1] ** 2 - (share * sigma[-1]) ** 2).sqrt()
+            z = share * jumped + lift * eps
+            likely = {
+                "What is known is replaced after each jump, not the last only.": share * raw + lift * eps,
+                "What is known is replaced before the noise is added.": agree(share * raw + lift * eps),
+                "The mask is inverted: what is known comes from y.": share * inverted(raw) + lift * eps,
+                "Each step has its own noise: this is the first again.": share * jumped + lift * noise[0],
+                "The lift is sqrt(s^2 - t_min^2), not s: f ends at t_min.": share * jumped
+                + sigma[j + 1] * eps,
+                "On this schedule the signal is scaled by alpha_s as well.": jumped + lift * eps,
+            }
+            hint = "After a jump: replace the known part, then lift with fresh noise."
+            expect(asked[j + 1][0], z, hint, likely)
+        hint = "What is known must be in the result, exactly: replace it after the last jump, too."
+        likely = {hint: raw, "The mask is inverted: what is known comes from y.": inverted(raw)}
+        expect(found, jumped, "The result is f's last answer, with the known part replaced.", likely)
+
+    x, *noise = numbers(3, 4, 1, 4, 6, seed=seed)
+    given = dict(f=f, y=shrink(x), operator=shrink, inverse=grow, times=falls[:3], schedule=cosine)
+    call = lambda **other: edit(*(given | dict(noise=None, generator=None) | other).values())
+    seeded(lambda g: call(generator=g), seed)
+    g = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(x.shape, generator=g, dtype=x.dtype) for _ in noise]
+    found = call(generator=torch.Generator().manual_seed(seed))
+    close(
+        found,
+        call(noise=drawn),
+        "Without noises, one unit Gaussian is drawn for each step, from the generator.",
     )
-    close(once, again, "The generator must decide all randomness.", 0.0, 0.0)
-    refuses(
-        lambda: edit(f, shrink(x), shrink, lambda y: 2 * grow(y), times, edm),
-        "An inverse whose image does not have the measurement must be refused.",
-    )
-    refuses(
-        lambda: edit(f, keep(x), keep, lambda y: y, times, edm, noise=[n1]),
-        "Two steps need two noises: one must be refused.",
-    )
+    narrow = call(f=recorded(f, []), y=shrink(x).float(), noise=[n.float() for n in noise])
+    wide = call(y=shrink(x).float().double(), noise=[n.float().double() for n in noise])
+    close_in_float32(narrow, wide, "The sample")
+    accepts(lambda: call(noise=tuple(noise)), "A tuple of noises")
+
+    wrong = exact(1.0, 1.0, 1.0, 2.0)
+    for inverse, what in (
+        (lambda y: 2 * grow(y), "An inverse whose image does not have the measurement"),
+        (lambda y: grow(y) * column(wrong, y), "An inverse that is wrong in one sample"),
+        (lambda y: grow(y.flip(0)), "An inverse that mixes up the samples"),
+        (lambda y: grow(y).narrow(0, 0, 1), "An inverse with one image for all samples"),
+    ):
+        refuses(lambda: call(inverse=inverse), f"{what} must be refused.")
+    for bad, what in (
+        (noise[:1], "One noise for two steps"),
+        ([*noise, noise[0]], "Three noises for two steps"),
+        ([noise[0], noise[1][:1]], "A noise that would be broadcast, at a later step,"),
+        ([noise[0][:1], noise[1]], "A noise that would be broadcast, at the start,"),
+    ):
+        refuses(lambda: call(noise=bad), f"{what} must be refused.")
+    for bad in (exact(0.1, 0.3, 0.6), exact(0.6, 0.3, 0.3), exact(0.6, 0.7, 0.1)):
+        refuses(lambda: call(times=bad), f"Times {bad.tolist()} must be refused: they fall, each step.")
 
 
 def check_slerp(slerp=editing.slerp, seed: int = 0) -> None:
-    """Ends, constant angle, norm, each sample by itself."""
-    g = torch.Generator().manual_seed(seed)
-    a, b = torch.randn(2, 4, 1, 4, 4, generator=g, dtype=torch.float64)
-    zero, one = torch.zeros(4).double(), torch.ones(4).double()
-    close(slerp(a, b, zero), a, "Weight 0 is a. Are the two shares swapped?")
-    close(slerp(a, b, one), b, "Weight 1 is b.")
-    flat = lambda z: torch.nn.functional.normalize(z.flatten(1), dim=1)
-    between = lambda p, q: (flat(p) * flat(q)).sum(1).clamp(-1, 1).acos()
-    unit_a, unit_b = (z / z.flatten(1).norm(dim=1).reshape(4, 1, 1, 1) for z in (a, b))
-    weight = 0.1 + 0.8 * torch.rand(4, generator=g, dtype=torch.float64)
-    middle = slerp(unit_a, unit_b, weight)
-    hint = "On a great circle the angle from a is weight times the whole angle, for each sample by itself."
-    close(between(unit_a, middle), weight * between(unit_a, unit_b), hint, 1e-7)
-    close(middle.flatten(1).norm(dim=1), one, "Between two points of a sphere it stays on the sphere.", 1e-7)
-    close(
-        slerp(a[1:2], b[1:2], weight[1:2]),
-        slerp(a, b, weight)[1:2],
-        "A sample must not depend on the others.",
+    """By hand for noises of several shapes and lengths; ends; equal and opposite points."""
+    for i, shape in enumerate(((4, 4, 4, 4), (4, 3), (4, 1, 2, 5), (4, 2, 3, 1, 2))):
+        a, b = numbers(2, *shape, seed=seed + i)
+        weight = (
+            0.1 + 0.8 * torch.rand(4, generator=torch.Generator().manual_seed(seed + i)).double()
+        ).requires_grad_()
+        unit = lambda z, axes: z / z.square().sum(axes, keepdim=True).sqrt()
+
+        def path(w, axes, a=a, b=b):
+            angle = torch.acos((unit(a, axes) * unit(b, axes)).sum(axes, keepdim=True))
+            return (torch.sin((1 - w) * angle) * a + torch.sin(w * angle) * b) / torch.sin(angle)
+
+        each, w = tuple(range(1, a.ndim)), column(weight, a)
+        right = path(w, each)
+        likely = {
+            "Weight 0 is a. Are the two shares swapped?": path(1 - w, each),
+            "A great circle, no straight line: the shares are sines of angles.": (1 - w) * a + w * b,
+            "A straight line pushed out to the sphere is not at constant speed: sines of angles.": (
+                unit((1 - w) * a + w * b, each)
+            ),
+            "The angle is that of each sample by itself, not of the batch.": path(w, tuple(range(a.ndim))),
+            "The angle is that of the whole sample, not of its last axis.": path(w, (-1,)),
+            "The angle is that of the whole sample, not of each channel.": path(
+                w, (*range(2, a.ndim),) or (1,)
+            ),
+            "The noises keep their lengths: do not normalise them.": path(
+                w, each, unit(a, each), unit(b, each)
+            ),
+        }
+        hint = "(sin((1 - weight) angle) a + sin(weight angle) b) / sin(angle), angle between a and b."
+        found = slerp(a, b, weight)
+        expect(found, right, f"Samples of shape {shape}: {hint}", likely)
+        same_gradient(found, right, [weight], "for weight")
+        close(slerp(a, b, 0 * weight), a, "Weight 0 is a.")
+        close(slerp(a, b, 0 * weight + 1), b, "Weight 1 is b.")
+    weight = weight.detach()
+    one = torch.zeros_like(a)
+    one[:, 0, 0, 0, 0] = 3.0  # its angle to itself is 0 to the last bit
+    for start, end in ((one, one), (a, torch.cat([a[:1], b[1:]])), (a, a * (1 + 1e-9))):
+        hint = "From a noise to itself nothing changes, whatever the others do: sin(angle) is 0 there."
+        close(slerp(start, end, weight)[0], start[0], hint, 1e-7)
+    close_in_float32(
+        slerp(a.float(), b.float(), weight),
+        slerp(a.float().double(), b.float().double(), weight),
+        "The noise",
     )
-    close(slerp(a, a, weight), a, "From a noise to itself nothing changes: sin(angle) is 0 there.", 1e-7)
-    refuses(lambda: slerp(a, b[:, :, :2], weight), "Another shape must be refused.")
-    refuses(lambda: slerp(a, -a, weight), "Opposite noises have no one great circle: they must be refused.")
+    for other, w, what in (
+        (b[:1], weight, "One b for four a"),
+        (b[:, :1], weight, "Another shape of b"),
+        (
+            torch.cat([b[:3], -2 * a[3:]]),
+            weight,
+            "One pair of opposite noises, which no one great circle joins,",
+        ),
+        (b, weight[:1], "One weight for four noises"),
+        *zip(
+            [b] * 3, one_bad(weight, -0.01, 1.01), ("A weight below 0", "A weight above 1", "nan as a weight")
+        ),
+    ):
+        refuses(lambda: slerp(a, other, w), f"{what} must be refused.")

@@ -1,136 +1,337 @@
 """Checks of latent consistency models: the numbers of the released code, and the loss by hand."""
 
+import itertools
 import math
 
 import torch
 
 from minidistill import lcm
-from minidistill.checks import close, column, exact, refuses
-from minidistill.checks.phased import student, target, teacher
-from minidistill.samplers import ddim_step
-from minidistill.schedules import beta_table, mix, tabulated
+from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
+from minidistill.checks.phased import (
+    DIGITS,
+    DIMS,
+    DOUBLE,
+    NETS,
+    compare,
+    float32_numbers,
+    huber,
+    likely_distances,
+    student,
+    target,
+    teacher,
+)
+from minidistill.schedules import beta_table, cosine, tabulated
 
 TABLE = tabulated((1 - beta_table("scaled_linear")).cumprod(0))
 
 
 def check_lcm_timesteps(lcm_timesteps=lcm.lcm_timesteps, seed: int = 0) -> None:
-    """The released code's steps."""
-    for steps, expected in (
-        (1, [999]),
-        (2, [999, 499]),
-        (4, [999, 759, 499, 259]),
-        (8, [999, 879, 759, 639, 499, 379, 259, 139]),
+    """The released code's steps, and the rule for other grids."""
+    released = {1: [999], 2: [999, 499], 4: [999, 759, 499, 259], 8: [999, 879, 759, 639, 499, 379, 259, 139]}
+    for steps, expected in released.items():
+        found = accepts(lambda: list(lcm_timesteps(steps)), f"{steps} steps")
+        for wrong, hint in (
+            (expected[::-1], "The indices fall, from the noisiest."),
+            ([999 - 1000 * i // steps for i in range(steps)], "Only every 20th index was trained."),
+            ([i + 1 for i in expected], "Indices count from 0: the noisiest of 1000 is 999."),
+            ([round(999 * (1 - i / steps)) for i in range(steps)], "Only every 20th index was trained."),
+        ):
+            assert found != wrong or found == expected, f"{hint} {steps} steps: {expected}, got {found}."
+        assert found == expected, f"{steps} steps: {expected}, got {found}."
+        assert all(type(i) is int for i in found), f"Indices are ints, got {found!r}."
+    for steps, origin, table in (
+        (50, 50, 1000),
+        (7, 50, 1000),
+        (4, 30, 1000),
+        (8, 100, 1000),
+        (4, 50, 500),
+        (3 + seed % 30, 40, 4000),
+        (1, 1, 1),
     ):
-        assert lcm_timesteps(steps) == expected, f"{steps} steps: {expected}, got {lcm_timesteps(steps)}."
-    assert lcm_timesteps(50) == list(range(999, 0, -20)), "50 steps: every one of the 50, 999 down to 19."
-    refuses(lambda: lcm_timesteps(51), "More steps than were trained must be refused.")
-    refuses(lambda: lcm_timesteps(0), "No steps must be refused.")
+
+        def formula(origin=origin, table=table):
+            trained = [table // origin * (j + 1) - 1 for j in range(origin)]
+            return [trained[::-1][i * origin // steps] for i in range(steps)]
+
+        call = f"{steps} steps, origin = {origin}, table = {table}"
+        found = accepts(lambda: list(lcm_timesteps(steps, origin, table)), call)
+        hint = "Trained is every k-th, k = table // origin; take number floor(i origin / steps) from the top."
+        if found == formula(table=1000):
+            hint = "table is ignored."
+        elif found == formula(origin=50):
+            hint = "origin is ignored."
+        elif found == formula(50, 1000):
+            hint = "origin and table are ignored."
+        assert found == formula(), f"{hint} {call}: {formula()}, got {found}."
+    for bad in (51, 0, -1, 2.5, math.nan):
+        refuses(lambda: lcm_timesteps(bad), f"{bad} steps of 50 that were trained must be refused.")
+    for bad in (1001, 3, 0, 30.5):
+        refuses(lambda: lcm_timesteps(4, bad), f"origin = {bad} for 4 steps of 1000 must be refused.")
+    refuses(lambda: lcm_timesteps(4, 50, 49), "A table of 49 levels with 50 trained ones must be refused.")
 
 
 def check_lcm_scalings(lcm_scalings=lcm.lcm_scalings, seed: int = 0) -> None:
     """The identity at index 0, and numbers of the released code."""
     index = exact(0, 1, 19, 39, 499)
-    c_skip, c_out = lcm_scalings(index)
     skip = exact(1.0, 2.4937655860349127e-3, 6.92515979806234e-6, 1.6436527882104073e-6, 1.004012021999791e-8)
     out = exact(0.0, 0.9987523388778445, 0.9999965374141062, 0.9999991781732682, 0.99999999497994)
-    close(c_skip, skip, "c_skip = 0.25 / ((10 i)^2 + 0.25): the index is multiplied by 10.", 1e-12, 1e-9)
-    close(c_out, out, "c_out = 10 i / sqrt((10 i)^2 + 0.25), without EDM's factor data_std.", 1e-12, 1e-9)
-    other = lcm_scalings(index, 2.0 + seed)
-    u = (2.0 + seed) * index
-    close(other[0], 0.25 / (u**2 + 0.25), "scaling multiplies the index.")
-    close(other[0] + other[1] ** 2, torch.ones_like(u), "c_skip + c_out^2 = 1.")
+    for scaling in (None, 2.0 + seed, 0.1):
+        given = [index] if scaling is None else [index, scaling]
+        c_skip, c_out = accepts(lambda: lcm_scalings(*given), f"index = {index.tolist()}")
+        f = 10.0 if scaling is None else scaling
+        form = lambda u: (0.25 / (u**2 + 0.25), u / (u**2 + 0.25).sqrt())
+        right = (skip, out) if scaling is None else form(f * index)
+        likely = [
+            (form(index / f), "The index is multiplied by scaling, not divided."),
+            (form(f * index / 1000), "By index, from 0 to 999, not by a time from 0 to 1."),
+            (form(f * (index + 1)), "Index 0 is the boundary: no + 1."),
+            (form(10 * index), "scaling is ignored."),
+            (form(f * index)[::-1], "First c_skip, which is 1 at index 0, then c_out."),
+            ((right[0], 0.5 * right[1]), "c_out has no factor 0.5, which is EDM's data_std."),
+            ((right[0], right[1] ** 2), "c_out has the root, u / sqrt(u^2 + 0.25): c_skip + c_out^2 = 1."),
+            ((right[0], 1 - right[0]), "c_skip + c_out^2 = 1, not c_skip + c_out."),
+            ((right[0] ** 0.5, right[1]), "c_skip has no root: 0.25 / (u^2 + 0.25)."),
+            ((right[0] * 4, right[1]), "c_skip is 1 at index 0: 0.25 above, too."),
+            (
+                (1 / ((f * index) ** 2 + 1), f * index / ((f * index) ** 2 + 1).sqrt()),
+                "data_std^2 is 0.25, not 1.",
+            ),
+        ]
+        hint = "c_skip = 0.25 / (u^2 + 0.25) and c_out = u / sqrt(u^2 + 0.25), u = scaling index."
+        both = torch.stack([c_skip, c_out])
+        compare(both, torch.stack(right), hint, [(torch.stack(w), why) for w, why in likely], 1e-9)
+        close(c_skip, right[0], "c_skip is small, but not nothing: more digits.", 0.0, 1e-9)
+        low = lcm_scalings(index.float(), f)
+        for c, wanted, name in zip(low, right, ("c_skip", "c_out")):
+            assert c.dtype == torch.float32, f"{name} has the dtype of index, torch.float32, not {c.dtype}."
+            close_in_float32(c, wanted, name)
+    for bad in one_bad(index, -1.0):
+        refuses(lambda: lcm_scalings(bad), f"An index of {bad[-1]:g} must be refused, also one of many.")
+    for scaling in (0.0, -10.0, math.nan):
+        refuses(lambda: lcm_scalings(index, scaling), f"scaling = {scaling} must be refused.")
+
+
+def f_by_hand(net, z, t, index):
+    """c_skip z + c_out x_hat at the table index, as it is written in the paper."""
+    u = 10 * column(index.to(z.dtype), z)
+    return 0.25 / (u**2 + 0.25) * z + u / (u**2 + 0.25).sqrt() * net(z, t)
 
 
 def check_lcm_function(lcm_function=lcm.lcm_function, seed: int = 0) -> None:
-    """The scalings by the index that the time stands for."""
-    z = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    for dtype in (torch.float64, torch.float32):
-        index = torch.tensor([0, 1, 19, 999])
-        t = (index + 1).to(dtype) / 1000
-        c_skip, c_out = (column(c, z) for c in lcm.lcm_scalings(index.to(dtype)))
-        found = lcm_function(student)(z.to(dtype), t)
-        expected = c_skip * z.to(dtype) + c_out * student(z.to(dtype), t)
-        close(found, expected, "c_skip z + c_out x_hat, index = 1000 t - 1 by rounding.", 1e-6, 1e-6)
-    assert torch.equal(lcm_function(student)(z, 0 * z[:, 0, 0, 0] + 0.001), z), "At index 0, f(z) = z."
-    refuses(lambda: lcm_function(lambda z, t: z[:, :1])(z, t), "Another shape must be refused.")
+    """The scalings by the index that the time stands for, in both dtypes; and the gradient."""
+    g = torch.Generator().manual_seed(seed)
+    for dims, table in itertools.product(DIMS, (1000, 200)):
+        index = torch.tensor([0, 1, 19, table - 1])
+        z, t = float32_numbers(4, *dims, generator=g), (index + 1).double() / table
+        right, asked = f_by_hand(student, z, t, index), []
+        f = lcm_function(recorded(student, asked), table)
+        found = accepts(lambda: f(z, t), f"t = {t.tolist()} with table = {table}")
+        close(asked[0][0], z, "The network is asked at z itself.")
+        compare(
+            asked[0][1], t, "The network is asked at t.", [(index.double(), "At the time t, not the index.")]
+        )
+        likely = (
+            (student(z, t), "Without the scalings: f is not x_hat, at index 0 it is z."),
+            (
+                f_by_hand(student, z, t, (table * t).floor() - 1),
+                "Round 1000 t to the nearest: floor loses one.",
+            ),
+            (f_by_hand(student, z, t, 1000 * t - 1), "table is ignored: the index is table t - 1."),
+            (f_by_hand(student, z, t, table * t), "The index is table t - 1, for indices count from 0."),
+            (f_by_hand(student, z, t, t), "The scalings want the index, table t - 1, not the time."),
+        )
+        compare(found, right, "f = c_skip z + c_out x_hat, by the index table t - 1, rounded.", likely)
+        assert torch.equal(found[:1], z[:1]), "At index 0, f(z) = z."
+        # float32 and float64 times stand for one index; the identity is exact in both
+        low = f(z.float(), t)
+        close_in_float32(low, right, "f")
+        close_in_float32(f(z.float(), t.float()), right, "f")
+        knob = torch.ones((), dtype=DOUBLE, requires_grad=True)
+        found = lcm_function(lambda z, t: student(knob * z, t), table)(z, t)
+        assert found.requires_grad, "The gradient reaches the network: no detach and no no_grad here."
+        wished = torch.autograd.grad(f_by_hand(lambda z, t: student(knob * z, t), z, t, index).sum(), knob)[0]
+        close(torch.autograd.grad(found.sum(), knob)[0], wished, "The gradient is that of c_out x_hat.")
+        for bad in one_bad(t, 0.0, -0.1, 1.1):
+            refuses(lambda: f(z, bad), f"t = {bad[-1]:g} stands for no index: refuse, also one of many.")
+        for other in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
+            refuses(lambda: lcm_function(other, table)(z, t), "Another shape must be refused.")
+    every = (torch.arange(1000) + 1) / 1000  # float32: 1000 t is often just below a whole number
+    z = torch.ones(1000, 1, dtype=DOUBLE)
+    right = f_by_hand(lambda z, t: 0 * z, z, every, torch.arange(1000))
+    found = lcm_function(lambda z, t: 0 * z)(z.float(), every)
+    close(found.double(), right, "Round 1000 t to the nearest whole number: floor loses one.", 0.0, 1e-4)
+    for table in (0, -1, 2.5):
+        refuses(lambda: lcm_function(student, table), f"A table of {table} levels must be refused.")
 
 
 def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
     """By hand: one DDIM step over k levels, f at both ends, no gradient to the target."""
     g = torch.Generator().manual_seed(seed)
-    x, eps = torch.randn(2, 4, 4, 4, 4, generator=g, dtype=torch.float64)
-    index = torch.tensor([999, 499, 19, 5])[torch.randperm(4, generator=g)]
-    asked = {}
-    recorded = lambda name, net: lambda z, t: asked.update({name: (z, t)}) or net(z, t)
-    for k, c in ((20, 1e-3), (50, 0.5)):
+    knobs = {name: torch.ones((), dtype=DOUBLE, requires_grad=True) for name in NETS}
+    for dims, schedule, k, table, c in (
+        (DIMS[0], TABLE, 20, 1000, 1e-3),
+        (DIMS[1], TABLE, 50, 1000, 0.5),
+        (DIMS[2], cosine, 7, 200, 0.1),
+        (DIMS[3], TABLE, 1, 1000, 0.0),
+    ):
+        x, eps = float32_numbers(2, 4, *dims, generator=g)
+        index = torch.tensor([table - 1 - (schedule is cosine), table // 2, 19, 5])
+        index = index[torch.randperm(4, generator=g)]
         earlier = (index - k).clamp(min=0)
-        t, s = (index + 1).double() / 1000, (earlier + 1).double() / 1000
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = ([column(a, x) for a in TABLE(u)] for u in (t, s))
-        z = alpha_t * x + sigma_t * eps
-        nets = (recorded("student", student), recorded("target", target), recorded("teacher", teacher))
-        loss = lcm_loss(*nets, x, eps, index, TABLE, k, huber_c=c)
-        close(asked["student"][0], z, "The student is asked at z_t, t = (index + 1) / 1000.")
-        close(asked["student"][1], t, "The student is asked at t = (index + 1) / 1000.")
+        t, s = (index + 1).double() / table, (earlier + 1).double() / table
+        (A, B), (a, b) = ([column(c, x) for c in schedule(u)] for u in (t, s))
+        z, asked = A * x + B * eps, {name: [] for name in NETS}
+        nets = [
+            recorded(lambda z, t, name=name, net=net: net(knobs[name].to(z) * z, t), asked[name])
+            for name, net in NETS.items()
+        ]
+        call = lambda *nets, x=x, eps=eps, i=index, k=k, c=c: lcm_loss(
+            *nets, x, eps, i, schedule, k, table, c
+        )
+        loss = accepts(lambda: call(*nets), f"k = {k}, table = {table}, huber_c = {c}")
+
+        # who is asked where
+        assert loss.shape == (4,), "A loss returns one number per sample, (b,)."
+        assert torch.is_grad_enabled(), "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
+        for name in NETS:
+            times = len(asked[name])
+            assert times == 1, f"Each network is asked once, for the whole batch; the {name} {times} times."
+        for name in ("student", "teacher"):
+            likely = (
+                (s, f"The {name} is asked at t, not at s."),
+                (index.double(), "Asked at the time (index + 1) / table, not at the index."),
+                (index / table, "Index i is the time (i + 1) / table: + 1 is missing."),
+                ((index + 1).double() / 1000, "table is ignored: t = (index + 1) / table."),
+            )
+            compare(asked[name][0][1], t, f"The {name} is asked at t = (index + 1) / table.", likely)
+            likely = (
+                (B * x + A * eps, "Noise and data are exchanged: z_t = alpha x + sigma eps."),
+                (a * x + b * eps, f"The {name} is asked at z_t, not at z_s."),
+            )
+            compare(asked[name][0][0], z, f"The {name} is asked at z_t = alpha x + sigma eps.", likely)
         x_hat = teacher(z, t)
-        z_s = alpha_s * x_hat + sigma_s * (z - alpha_t * x_hat) / sigma_t
-        close(
-            asked["target"][0],
-            z_s,
-            f"The target is asked where one DDIM step over {k} levels lands, at least at index 0.",
+        step = lambda x_hat, a, b: a * x_hat + b * (z - A * x_hat) / B
+        z_s = step(x_hat, a, b)
+        one = [column(c, x) for c in schedule(((index - 1).clamp(min=0) + 1).double() / table)]
+        likely = (
+            (z, "The target is asked at z_s, after the teacher's step, not at z_t."),
+            (a * x + b * eps, "z_s comes from the teacher's step, not from the data and the noise."),
+            (step(x_hat, *one), f"The teacher's step goes over k = {k} levels, not over one."),
+            (step(student(z, t), a, b), "The small step is the teacher's, not the student's."),
+            (a * x_hat + b * eps, "DDIM keeps the noise that x_hat implies, not eps."),
         )
-        close(asked["target"][1], s, "The target is asked at the earlier time.")
+        hint = f"The target is asked where the teacher's DDIM step over {k} levels lands, or at index 0."
+        compare(asked["target"][0][0], z_s, hint, likely, 1e-9)
+        likely = ((t, "The target is asked at s, where z_s is, not at t."),)
+        compare(asked["target"][0][1], s, "The target is asked at s = (index - k + 1) / table.", likely)
 
-        def f(net, z, t, i):
-            u = 10 * column(i.double(), z)
-            return 0.25 / (u**2 + 0.25) * z + u / (u**2 + 0.25).sqrt() * net(z, t)
+        wanted = f_by_hand(target, z_s, s, earlier)
+        d = f_by_hand(student, z, t, index) - wanted
+        half = lambda net, z, t, i: f_by_hand(lambda z, t: 0.5 * net(z, t), z, t, i)
+        likely = [
+            (huber(other, c), sentence)
+            for other, sentence in (
+                (student(z, t) - target(z_s, s), "At both ends f = c_skip z + c_out x_hat: no scalings?"),
+                (d + wanted - target(z_s, s), "f at the target's end, too: at index 0 it is z_s."),
+                (d + wanted - f_by_hand(target, z_s, s, index), "The target's scalings belong to index - k."),
+                (d + wanted - z_s, "The target is f(z_s), not z_s."),
+                (half(student, z, t, index) - half(target, z_s, s, earlier), "c_out has no factor 0.5."),
+            )
+        ]  # fmt: skip
+        likely += likely_distances(d, c)
+        compare(loss, huber(d, c), "f(student, z_t) - f(target, z_s), then Huber's distance.", likely, 1e-9)
 
-        difference = f(student, z, t, index) - f(target, z_s, s, earlier)
-        by_hand = ((difference**2 + c**2).sqrt() - c).mean((1, 2, 3))
-        hint = "f = c_skip z + c_out x_hat at both ends, by index; Huber for each number, then the mean."
-        close(loss, by_hand, hint, 1e-9)
-    short = lcm_loss(student, target, teacher, x, eps, index % 99 + 1, TABLE, 20, 100)
-    fine = lcm_loss(student, target, teacher, x, eps, index % 99 + 1, TABLE, 20, 200)
-    assert not torch.allclose(short, fine), "table is the number of levels: t = (index + 1) / table."
-    knobs = [torch.ones((), dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    nets = [lambda z, t, k=k, net=net: net(k * z, t) for k, net in zip(knobs, (student, target, teacher))]
-    grads = torch.autograd.grad(lcm_loss(*nets, x, eps, index, TABLE).sum(), knobs, allow_unused=True)
-    assert grads[0] is not None and grads[1] is None and grads[2] is None, (
-        "The gradient flows through the student, not through target or teacher."
-    )
-    found = torch.autograd.grad(lcm_loss(*nets, x, eps, index, TABLE, huber_c=0.5).sum(), knobs[0])[0]
-    t, earlier = (index + 1).double() / 1000, (index - 20).clamp(min=0)
-    s = (earlier + 1).double() / 1000
-    z = mix(x, eps, t, TABLE)
-    with torch.no_grad():
-        wanted = f(target, ddim_step(teacher(z, t), z, t, s, TABLE), s, earlier)
-    difference = f(lambda z, t: student(knobs[0] * z, t), z, t, index) - wanted
-    right = torch.autograd.grad(((difference**2 + 0.25).sqrt() - 0.5).mean((1, 2, 3)).sum(), knobs[0])[0]
-    close(found, right, "The gradient is that of the Huber distance.", 1e-9)
-    refuses(lambda: lcm_loss(student, target, teacher, x, eps, index, TABLE, 0), "k = 0 must be refused.")
-    refuses(lambda: lcm_loss(*nets, x, eps, index, TABLE, huber_c=-1.0), "A negative huber_c: refuse.")
-    for bad in (0 * index, index + 1000, index[:1]):
-        refuses(
-            lambda: lcm_loss(student, target, teacher, x, eps, bad, TABLE), "Index outside 1 to 999: refuse."
-        )
-    refuses(
-        lambda: lcm_loss(lambda z, t: z[:, :1], target, teacher, x, eps, index, TABLE),
-        "A student that returns another shape must be refused.",
+        assert loss.requires_grad, "The gradient must flow through the student: no_grad for the target alone."
+        grads = dict(zip(NETS, torch.autograd.grad(loss.sum(), list(knobs.values()), allow_unused=True)))
+        assert grads["student"] is not None, "The gradient must flow through the student."
+        for name in ("target", "teacher"):
+            assert grads[name] is None, f"No gradient may reach the {name}: torch.no_grad()."
+        moving = f_by_hand(lambda z, t: student(knobs["student"] * z, t), z, t, index)
+        wished = torch.autograd.grad(huber(moving - wanted, c).sum(), knobs["student"])[0]
+        close(grads["student"], wished, "The gradient is that of Huber's distance.", 1e-9)
+        own_target, frozen = call(nets[0], nets[0], nets[2]), call(nets[0], student, nets[2])
+        both, one = (torch.autograd.grad(a.sum(), knobs["student"])[0] for a in (own_target, frozen))
+        close(both, one, "The student as its own target: as a target it gets no gradient.")
+        low = call(*nets, x=x.float(), eps=eps.float())
+        close_in_float32(low.detach(), huber(d, c), "The loss", 1e-4)
+
+        nets = (student, target, teacher)
+        for bad in (0, -1, table):
+            i = torch.cat([index[:-1], torch.tensor([bad])])
+            refuses(lambda: call(*nets, i=i), f"Index {bad}, also one of many: 1 to {table - 1}, refuse.")
+        for i in (index[:1], index[:3]):
+            refuses(lambda: call(*nets, i=i), f"{len(i)} indices for 4 samples must be refused.")
+        for noise in (eps[:1], eps[:, :1]):
+            refuses(lambda: call(*nets, eps=noise), "eps of another shape than x must be refused.")
+        for bad in (0, -1, 2.5):
+            refuses(lambda: call(*nets, k=bad), f"k = {bad} must be refused.")
+        for bad in (-1.0, math.nan):
+            refuses(lambda: call(*nets, c=bad), f"huber_c = {bad} must be refused.")
+        for j, name in enumerate(NETS):
+            for other in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
+                refuses(
+                    lambda: call(*nets[:j], other, *nets[j + 1 :]),
+                    f"A {name} that answers in another shape must be refused: it would be broadcast.",
+                )
+    defaults = lcm_loss(student, target, teacher, x, eps, index, TABLE)
+    close(
+        defaults,
+        lcm_loss(student, target, teacher, x, eps, index, TABLE, 20, 1000, 1e-3),
+        "By default k = 20, table = 1000 and huber_c = 1e-3.",
     )
 
 
 def check_guidance_embedding(guidance_embedding=lcm.guidance_embedding, seed: int = 0) -> None:
     """A vector of the released code, and the formula."""
     released = exact(-0.044785, 0.110189, 0.991123, 0.605186, -0.998997, 0.993911, 0.132946, 0.796084)
-    hint = "sin and cos of 1000 w at frequencies exp(-ln(10000) i / (h - 1)), i = 0 ... h - 1, h = dim / 2; "
-    close(guidance_embedding(exact(6.5), 8)[0], released, hint + "all sines, then all cosines.", 1e-4)
-    w = exact(0.0, 1.0, 7.5, 2.0 + seed)
-    found = guidance_embedding(w, 10)
-    assert found.shape == (4, 10), "(b, dim)."
-    frequency = [math.exp(-math.log(10_000) * i / 4) for i in range(5)]
-    angles = 1000 * w[:, None] * exact(*frequency)
-    if (found[:, :5] - angles.sin()).abs().max() < 1e-3:
-        hint = "Right, but for its digits: compute the frequencies in w's dtype. "
-    close(found[:, :5], angles.sin(), hint + "Sines first.", 1e-8)
-    close(found[:, 5:], angles.cos(), hint + "cosines last.", 1e-8)
-    refuses(lambda: guidance_embedding(w, 7), "An odd dim must be refused.")
-    refuses(lambda: guidance_embedding(w, 2), "dim 2 has one frequency, and no factor: refuse.")
+    w = exact(0.0, 1.0, 7.5, 2.0 + seed % 10, 6.5)
+    for dim in (10, 8, 4):
+        h = dim // 2
+        i = torch.arange(h, dtype=DOUBLE)
+
+        def form(w, exponent, a=1000.0, base=10_000.0):
+            angles = a * w[:, None] * base**-exponent
+            return torch.cat([angles.sin(), angles.cos()], 1)
+
+        e = i / (h - 1)
+        right, angles = form(w, e), 1000 * w[:, None] * 10_000**-e
+        likely = (
+            (form(w, e, 1.0), "The factor 1000 is missing: sin and cos of 1000 w."),
+            (1000 * form(w, e, 1.0), "The factor 1000 belongs inside: sin(1000 w), not 1000 sin(w)."),
+            (form(w + 1, e), "w is told as it is, not the scale, w + 1."),
+            (form(w - 1, e), "w is told as it is: no - 1."),
+            (form(w, i / h), "i / (h - 1): the last frequency is 1 / 10000, which i / h does not reach."),
+            (form(w, (i + 1) / h), "The first frequency is 1: i = 0."),
+            (form(w, e.flip(0)), "The frequencies fall, from 1 to 1 / 10000."),
+            (form(w, -e), "The frequencies fall, from 1 to 1 / 10000: a minus sign."),
+            (form(w, e, base=1000.0), "The last frequency is 1 / 10000, not 1 / 1000."),
+            (form(w, e, base=10_000 ** (1 / math.log(10))), "ln is the natural logarithm, not log10."),
+            (form(w, e, base=10_000 ** (1 / math.log(2))), "ln is the natural logarithm, not log2."),
+            (form(w, e, 2000 * math.pi), "1000 w are radians: no 2 pi."),
+            (form(w, -torch.log(1 - 0.9999 * e) / math.log(10_000)), "The frequencies fall by one factor."),
+            (right.roll(h, 1), "All sines first, then all cosines."),
+            (
+                torch.stack([angles.sin(), angles.cos()], 2).flatten(1),
+                "All sines, then all cosines: not in turns.",
+            ),
+            (torch.cat([angles.sin(), angles.sin()], 1), "The second half are cosines."),
+        )  # fmt: skip
+        found = accepts(lambda: guidance_embedding(w, dim), f"dim = {dim}")
+        assert found.shape == (5, dim), (
+            f"One row of dim numbers for each w: (5, {dim}), not {tuple(found.shape)}."
+        )
+        hint = "sin and cos of 1000 w exp(-ln(10000) i / (h - 1)), i = 0 ... h - 1, h = dim / 2."
+        if (found - right).abs().max() < 1e-2:  # 1000 w magnifies rounding
+            hint = DIGITS
+        compare(found, right, hint, likely, 1e-8)
+        low = guidance_embedding(w.float(), dim)
+        assert low.dtype == torch.float32, (
+            f"The embedding has the dtype of w, torch.float32, not {low.dtype}."
+        )
+        close_in_float32(low, right, "The embedding", 1e-2)
+        if dim == 8:
+            close(found[4], released, "At w = 6.5 and dim = 8 the released code has other numbers.", 1e-4)
+    for dim, what in ((7, "odd"), (2, "one frequency, and no factor"), (0, "nothing"), (-4, "negative")):
+        refuses(lambda: guidance_embedding(w, dim), f"dim = {dim} must be refused: {what}.")
+    for bad in one_bad(w, math.inf):
+        refuses(lambda: guidance_embedding(bad, 8), f"w = {bad[-1]} must be refused, also one of many.")

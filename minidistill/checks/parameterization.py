@@ -7,13 +7,17 @@ import itertools
 import math
 
 import torch
+from torch import Tensor
 
 from minidistill import parameterization
-from minidistill.checks import close, refuses
+from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
+from minidistill.checks.schedules import matches
 from minidistill.parameterization import KINDS
 from minidistill.schedules import cosine, edm, linear_beta, mix, rates, rectified_flow, shifted, sigmoid
 
 SCHEDULES = (cosine, linear_beta, sigmoid, edm, rectified_flow, shifted(rectified_flow, 3.0))
+# four samples: a time along the wrong axis of (4, 4, 4) would not be noticed by torch
+DIMS = ((4, 4, 4), (2,), (2, 3, 5), (3, 1, 2, 5))
 HINTS = {
     "v": "v is alpha eps - sigma x, with a minus; reading it divides by alpha^2 + sigma^2, not always 1. ",
     "velocity": "The velocity is alpha' x + sigma' eps: eps - x for rectified flow only. ",
@@ -22,12 +26,12 @@ HINTS = {
 }
 
 
-def known(seed: int, schedule, shape=(4, 4, 4, 4)):
-    """Data, noise, times and z_t, and every prediction a perfect network would make, from the definitions."""
+def known(seed: int, schedule, dims=(4, 4, 4)):
+    """Times, z_t, and every prediction a perfect network would make, from the definitions."""
     g = torch.Generator().manual_seed(seed)
-    x, eps = torch.randn(2, *shape, generator=g, dtype=torch.float64)
-    t = 0.1 + 0.8 * torch.rand(shape[0], generator=g, dtype=torch.float64)
-    alpha, sigma, d_alpha, d_sigma = (a.reshape(-1, 1, 1, 1) for a in (*schedule(t), *rates(schedule, t)))
+    x, eps = torch.randn(2, 4, *dims, generator=g, dtype=torch.float64)
+    t = 0.1 + 0.8 * torch.rand(4, generator=g, dtype=torch.float64)
+    alpha, sigma, d_alpha, d_sigma = (column(a, x) for a in (*schedule(t), *rates(schedule, t)))
     predictions = {
         "x": x,
         "eps": eps,
@@ -38,142 +42,377 @@ def known(seed: int, schedule, shape=(4, 4, 4, 4)):
     return mix(x, eps, t, schedule), t, predictions
 
 
+def likely_conversions(schedule, z, t, predictions) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """What is often written for a conversion from or to x: (source, target) -> sentence -> tensor."""
+    alpha, sigma, d_alpha, d_sigma = (column(a, z) for a in (*schedule(t), *rates(schedule, t)))
+    x, eps, v, velocity, score = (predictions[kind] for kind in KINDS)
+    return {
+        ("x", "eps"): {
+            "The prediction has not changed.": x,
+            "alpha and sigma, not their squares.": (z - alpha**2 * x) / sigma**2,
+            "The division by sigma is missing.": z - alpha * x,
+        },
+        ("x", "v"): {
+            "v is alpha eps - sigma x, with a minus, not a plus.": alpha * eps + sigma * x,
+            "v is alpha eps - sigma x, and this is its negative.": sigma * x - alpha * eps,
+            "v is alpha eps - sigma x: here alpha and sigma are swapped.": sigma * eps - alpha * x,
+            "v is alpha eps - sigma x, not eps - x.": eps - x,
+        },
+        ("x", "velocity"): {
+            "The velocity is dz / dt, and this is its negative.": -d_alpha * x - d_sigma * eps,
+            "The velocity is alpha' x + sigma' eps: eps - x for rectified flow only.": eps - x,
+            "The velocity is alpha' x + sigma' eps: here x and eps are swapped.": d_alpha * eps + d_sigma * x,
+            "The velocity is alpha' x + sigma' eps, not v.": alpha * eps - sigma * x,
+        },
+        ("x", "score"): {
+            "The score is -eps / sigma: the minus is missing.": eps / sigma,
+            "The score is -eps / sigma: sigma is missing.": -eps,
+            "The score is -eps / sigma, not -eps / sigma^2.": -eps / sigma**2,
+            "The score is -eps / sigma, not times sigma.": -eps * sigma,
+        },
+        ("eps", "x"): {
+            "The prediction has not changed.": eps,
+            "alpha and sigma, not their squares.": (z - sigma**2 * eps) / alpha**2,
+            "The division by alpha is missing.": z - sigma * eps,
+            "The noise is subtracted, not added.": (z + sigma * eps) / alpha,
+        },
+        ("v", "x"): {
+            "x is alpha z - sigma v, with a minus, not a plus.": alpha * z + sigma * v,
+            "The division by alpha^2 + sigma^2 is missing.": alpha * z - sigma * v,
+            "Here alpha and sigma are swapped.": sigma * z - alpha * v,
+        },
+        ("v", "eps"): {
+            "eps is alpha v + sigma z, with a plus, not a minus.": alpha * v - sigma * z,
+            "The division by alpha^2 + sigma^2 is missing.": alpha * v + sigma * z,
+        },
+        ("velocity", "x"): {
+            "z - t times the velocity is right for rectified flow only.": z - column(t, z) * velocity,
+            "The sign of the velocity is wrong.": z + column(t, z) * velocity,
+        },
+        ("score", "x"): {
+            "The score is -eps / sigma: its minus is missing.": (z - sigma**2 * score) / alpha,
+            "The score is -eps / sigma: its sigma is missing.": (z + sigma * score) / alpha,
+            "The division by alpha is missing.": z + sigma**2 * score,
+        },
+    }
+
+
 def check_convert(convert=parameterization.convert, seed: int = 0) -> None:
     """Every pair of kinds against the definitions, on schedules that do and do not preserve variance."""
-    for schedule in SCHEDULES:
-        z, t, predictions = known(seed, schedule)
-        for source, target in itertools.product(KINDS, KINDS):
-            on = getattr(schedule, "__name__", "a shifted schedule")
-            hint = f"{source} -> {target} on {on} is wrong. " + HINTS.get(source, "") + HINTS.get(target, "")
-            found = convert(predictions[source], z, t, schedule, source, target)
-            close(found, predictions[target], hint, 1e-8, 1e-8)
+    # first what is made of x, which is the definition; then what x is made of
+    pairs = sorted(itertools.product(KINDS, KINDS), key=lambda pair: (pair[0] != "x", pair[1] != "x"))
+    for i, schedule in enumerate(SCHEDULES):
+        z, t, predictions = known(seed, schedule, DIMS[i % 4])
+        on = getattr(schedule, "__name__", "a shifted schedule")
+        mistakes = likely_conversions(schedule, z, t, predictions)
+        for source, target in pairs:
+            what = f"{source} -> {target} on {on} is wrong. "
+            likely = {
+                what + sentence: other for sentence, other in mistakes.get((source, target), {}).items()
+            }
+            call = lambda: convert(predictions[source], z, t, schedule, source, target)
+            found = accepts(call, f"{source} -> {target} on {on}")
+            hint = (what + HINTS.get(source, "") + HINTS.get(target, "")).strip()
+            matches(found, predictions[target], hint, likely, tol=1e-8)  # steep schedules lose a few digits
     z, t, predictions = known(seed, cosine)
+    x, eps, v = (predictions[kind] for kind in ("x", "eps", "v"))
 
     # v is the derivative of z along the circle, here by finite differences in the angle
-    x, eps, h = predictions["x"], predictions["eps"], 1e-6
+    h = 1e-6
     along = (mix(x, eps, t + h, cosine) - mix(x, eps, t - h, cosine)) / (2 * h * math.pi / 2)
     close(convert(x, z, t, cosine, "x", "v"), along, "v = dz / d(angle): check its sign.", 1e-7, 1e-7)
 
-    # close to the ends, in float32, and with a gradient
-    for time in (1e-3, 1 - 1e-3):
-        near = torch.full((4,), time, dtype=torch.float64)
-        found = convert(eps, mix(x, eps, near, cosine), near, cosine, "eps", "x")
-        close(found, x, "Close to an end the conversion still exists: do not refuse it.", 1e-8)
-    single = convert(eps.float(), z.float(), t.float(), cosine, "eps", "v")
-    assert single.dtype == torch.float32, "float32 in, float32 out."
-    learned = eps.clone().requires_grad_()
-    assert convert(learned, z, t, cosine, "eps", "v").requires_grad, (
-        "The gradient must pass: losses convert, too."
-    )
-    one_singular = torch.tensor([1.0, 0.5, 0.5, 0.5], dtype=torch.float64)
-    refuses(
-        lambda: convert(eps, z, one_singular, cosine, "eps", "x"), "One singular time is enough to refuse."
-    )
-
     # the ends: all of v and velocity, one side of x and eps
-    ones, zeros = torch.ones(4).double(), torch.zeros(4).double()
-    v = predictions["v"]
-    close(convert(v, z, ones, cosine, "v", "x"), -v, "At t = 1, v = -x.")
-    close(convert(v, z, zeros, cosine, "v", "eps"), v, "At t = 0, v = eps.")
-    close(convert(x, z, ones, cosine, "x", "eps"), z, "At t = 1, z is the noise.")
-    close(convert(eps, z, zeros, cosine, "eps", "x"), z, "At t = 0, z is the data.")
-    close(convert(eps, z, ones, cosine, "eps", "score"), -eps, "At t = 1, the score is -eps.")
-    refuses(
-        lambda: convert(eps, z, ones, cosine, "eps", "x"),
-        "At t = 1, eps says nothing about x: refuse, no inf.",
+    zeros, ones = torch.zeros_like(t), torch.ones_like(t)
+    for source, target, time, pred, expected, hint in (
+        ("v", "x", ones, v, -v, "At t = 1, v = -x."),
+        ("v", "eps", zeros, v, v, "At t = 0, v = eps."),
+        ("x", "eps", ones, x, z, "At t = 1, z is the noise."),
+        ("eps", "x", zeros, eps, z, "At t = 0, z is the data."),
+        ("eps", "score", ones, eps, -eps, "At t = 1, the score is -eps."),
+        ("v", "velocity", ones, v, math.pi / 2 * v, "At t = 1, the velocity of cosine is pi / 2 v."),
+    ):
+        call = lambda: convert(pred, z, time, cosine, source, target)
+        close(accepts(call, f"{source} -> {target} at t = {time[0]:g}"), expected, hint)
+    for time in (1e-6, 1e-3, 1 - 1e-3, 1 - 1e-6):
+        near = torch.full_like(t, time)
+        score = -eps / column(cosine(near)[1], eps)
+        for source, pred, target, expected in (
+            ("eps", eps, "x", x),
+            ("x", x, "eps", eps),
+            ("score", score, "x", x),
+        ):
+            what = f"{source} -> {target} at t = {time:g}"
+            found = accepts(
+                lambda: convert(pred, mix(x, eps, near, cosine), near, cosine, source, target), what
+            )
+            close(found, expected, f"{what}: close to an end it still exists, and is not cut off.", 1e-8)
+
+    # precision, and the gradient
+    for schedule in (cosine, edm, rectified_flow):
+        z_, t_, wide = known(seed, schedule)
+        for source, target in pairs:
+            single = convert(wide[source].float(), z_.float(), t_, schedule, source, target)
+            close_in_float32(single, wide[target], f"{source} -> {target}", 1e-4)
+    double = convert(v, z, t.float(), cosine, "v", "x").dtype
+    assert double == torch.float64, (
+        f"The prediction keeps its dtype, also where t is float32: float64, not {double}."
     )
-    refuses(
-        lambda: convert(eps, z, ones, cosine, "eps", "v"),
-        "At t = 1, eps says nothing about v: refuse, no inf.",
-    )
-    refuses(
-        lambda: convert(x, z, zeros, cosine, "x", "eps"),
-        "At t = 0, x says nothing about eps: refuse, no nan.",
-    )
-    refuses(lambda: convert(v, z, zeros, cosine, "v", "score"), "At t = 0 there is no score: refuse, no inf.")
-    refuses(
-        lambda: convert(v, z, zeros, sigmoid, "v", "velocity"),
-        "The sigmoid's rate at t = 0 is infinite: refuse.",
-    )
-    refuses(lambda: convert(v, z, t, cosine, "v", "noise"), "An unknown kind must be refused.")
-    refuses(
-        lambda: convert(v[:, :1], z, t, cosine, "v", "x"), "A prediction of another shape must be refused."
-    )
-    refuses(lambda: convert(v, z, t[:1], cosine, "v", "x"), "One time for four samples must be refused.")
+    follows = [a.clone().requires_grad_() for a in (v, z, t)]
+    found = convert(*follows, cosine, "v", "x")
+    hint = "The gradient must pass to the prediction, z and t: losses convert, too."
+    assert found.requires_grad, hint
+    alpha, sigma, d_alpha, d_sigma = (column(c, z) for c in (*cosine(t), *rates(cosine, t)))
+    # x = (alpha z - sigma v) / (alpha^2 + sigma^2), where alpha^2 + sigma^2 stays 1
+    per_time = (d_alpha * z - d_sigma * v).flatten(1).sum(1)
+    slopes = torch.autograd.grad(found.sum(), follows, allow_unused=True)
+    for slope, expected in zip(slopes, (-sigma.expand_as(v), alpha.expand_as(z), per_time)):
+        close(slope, expected, hint, 1e-8, 1e-8)
+
+    # what must be refused: one time among good ones is enough
+    for schedule, source, target, time, why in (
+        (cosine, "eps", "x", 1.0, "eps says nothing about x"),
+        (cosine, "eps", "v", 1.0, "eps says nothing about v"),
+        (cosine, "score", "x", 1.0, "the score says nothing about x"),
+        (cosine, "x", "eps", 0.0, "x says nothing about eps"),
+        (cosine, "x", "v", 0.0, "x says nothing about v"),
+        (cosine, "v", "score", 0.0, "there is no score"),
+        (cosine, "score", "x", 0.0, "there is no score"),
+        (cosine, "score", "v", 0.0, "there is no score"),
+        (sigmoid, "v", "velocity", 0.0, "the velocity of the sigmoid is infinite"),
+        (sigmoid, "velocity", "x", 0.0, "the velocity of the sigmoid is infinite"),
+    ):
+        bad = torch.cat([t[:-1], exact(time)])
+        for times, which in ((torch.full_like(t, time), "all"), (bad, "one of the times")):
+            hint = f"{source} -> {target} at t = {time:g}, {which}, must be refused: {why}. No inf, no nan."
+            refuses(lambda: convert(v, z, times, schedule, source, target), hint)
+    for source, target in (("v", "noise"), ("noise", "v"), ("noise", "noise"), ("v", ""), (None, "x")):
+        hint = f"{source} -> {target}: an unknown kind must be refused."
+        refuses(lambda: convert(v, z, t, cosine, source, target), hint)
+    for bad in (v[:, :1], v[:1], v[..., :1], v[0]):
+        hint = (
+            f"A prediction {tuple(bad.shape)} for z {tuple(v.shape)} must be refused, and a z like that too."
+        )
+        refuses(lambda: convert(bad, z, t, cosine, "v", "x"), hint)
+        refuses(lambda: convert(v, bad, t, cosine, "v", "x"), hint)
+    for bad in (t[:1], t[:3], t[0], t[:, None]):
+        hint = f"Times {tuple(bad.shape)} for four samples must be refused: one for each, (4,)."
+        refuses(lambda: convert(v, z, bad, cosine, "v", "x"), hint)
 
 
 def check_as_denoiser(as_denoiser=parameterization.as_denoiser, seed: int = 0) -> None:
     """What the network sees, what its answer means, and that the schedule is invisible to it."""
-    sd = 0.5
-    for schedule in SCHEDULES:
-        z, t, predictions = known(seed, schedule)
-        alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in schedule(t))
-        seen = {}
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    asked = []
+    net = lambda u, phi: weight.to(u.dtype) * torch.sin(3 * u) * column(phi.cos(), u) + 0.3 * column(phi, u)
+    strict = recorded(net, asked)
 
-        def perfect(u, phi, seen=seen, x=predictions["x"], eps=predictions["eps"]):
-            seen.update(u=u, phi=phi)
-            angle = phi.reshape(-1, 1, 1, 1)
-            return angle.cos() * eps - angle.sin() * x / sd  # the tangent: v of x / sd
+    def inside_first(found, expected, what, likely):
+        """matches, for the two times strictly inside, and then for t = 1 and t = 0 as well."""
+        shapes = f"{tuple(expected.shape)}, and is {tuple(found.shape)}"
+        assert found.shape == expected.shape, f"The shape must be {shapes}. {what}."
+        likely = {f"{what}: {sentence}": other for sentence, other in likely.items()}
+        inside = {sentence: other[:2] for sentence, other in likely.items()}
+        matches(found[:2], expected[:2], f"{what}.", inside)
+        matches(found, expected, f"{what}, also at t = 1 and t = 0: is an end clamped, or left out?", likely)
 
-        x_hat = as_denoiser(perfect, schedule, sd)(z, t)
-        close(
-            seen["phi"],
-            torch.atan2(sigma, alpha * sd).flatten(),
-            "The network sees the angle atan2(sigma, alpha sd), of shape (b,): flatten().",
+    def by_hand(z, t, schedule, sd):
+        """phi, z / r, F and x_hat."""
+        alpha, sigma = (column(c, z) for c in schedule(t))
+        r, phi = torch.hypot(alpha * sd, sigma), torch.atan2(sigma, alpha * sd)
+        tangent = net(z / r, phi.flatten())
+        return phi, z / r, tangent, sd * (phi.cos() * z / r - phi.sin() * tangent)
+
+    # in reverse: on the first ones alpha^2 + sigma^2 is 1, and some mistakes look alike
+    places = itertools.product(SCHEDULES[::-1], DIMS)
+    for (schedule, dims), sd in zip(places, itertools.cycle((0.5, 1.7))):
+        z = 1.5 * torch.randn(4, *dims, generator=g, dtype=torch.float64)
+        t = torch.cat([0.1 + 0.8 * torch.rand(2, generator=g, dtype=torch.float64), exact(1, 0)])
+        alpha, sigma = (column(c, z) for c in schedule(t))
+        phi, u, tangent, expected = by_hand(z, t, schedule, sd)
+        asked.clear()
+        before = z.clone(), t.clone()
+        denoiser = accepts(lambda: as_denoiser(strict, schedule, sd), f"data_std = {sd}")
+        x_hat = denoiser(z, t)
+        assert torch.equal(z, before[0]) and torch.equal(t, before[1]), "z and t must stay as they are."
+        assert asked, "The network must be asked, and it is not."
+        seen_u, seen_phi = (torch.cat(seen)[-len(z) :] for seen in zip(*asked))
+        what = "The network sees the angle phi = atan2(sigma, alpha data_std)"
+        likely = {
+            "here it sees t.": t,
+            "here data_std is missing.": torch.atan2(sigma, alpha).flatten(),
+            "here data_std is on sigma.": torch.atan2(sigma * sd, alpha).flatten(),
+            "here it is pi / 2 - phi. Data is at 0.": math.pi / 2 - phi.flatten(),
+            "here it is its cosine.": phi.cos().flatten(),
+            "here it is its sine.": phi.sin().flatten(),
+            "here it is its tangent.": phi.tan().flatten(),
+            "here it is the share of pi / 2.": phi.flatten() / (math.pi / 2),
+            "here it is its negative.": -phi.flatten(),
+            "here it sees sigma.": sigma.flatten(),
+            "here all samples have the first one's.": phi.flatten()[:1].expand(4),
+        }
+        inside_first(seen_phi, phi.flatten(), what, likely)
+        what = "The network sees z / r with r^2 = (alpha data_std)^2 + sigma^2"
+        r = torch.hypot(alpha * sd, sigma)
+        likely = {
+            "here it sees z.": z,
+            "here the root is missing.": z / r**2,
+            "here it is z times r.": z * r,
+            "here data_std is missing in r.": z / torch.hypot(alpha, sigma),
+            "here r is alpha data_std + sigma.": z / (alpha * sd + sigma),
+            "here data_std is not squared in r^2.": z / (alpha**2 * sd + sigma**2).sqrt(),
+            "here it is multiplied by data_std, too.": sd * u,
+            "here it is divided by data_std, too.": u / sd,
+        }
+        inside_first(seen_u, u, what, likely)
+        assert x_hat.shape == z.shape, f"x_hat has z's shape, {tuple(z.shape)}, not {tuple(x_hat.shape)}."
+        where = {"t = 1, where alpha is 0: never divide by alpha": 2, "t = 0, where sigma is 0": 3}
+        for place, i in where.items():
+            assert x_hat[i].isfinite().all(), f"x_hat is inf or nan at {place}."
+        what = "x_hat = data_std (cos(phi) z / r - sin(phi) F)"
+        likely = {
+            "the sign of F is a minus, as EDM's network is -F.": sd * (phi.cos() * u + phi.sin() * tangent),
+            "data_std in front is missing.": expected / sd,
+            "data_std is in front of both terms.": sd * phi.cos() * u - phi.sin() * tangent,
+            "data_std is in front of both terms, here of F alone.": phi.cos() * u - sd * phi.sin() * tangent,
+            "data_std is in front, not below.": expected / sd**2,
+            "here cosine and sine are swapped.": sd * (phi.sin() * u - phi.cos() * tangent),
+            "here z is not divided by r.": sd * (phi.cos() * z - phi.sin() * tangent),
+            "here it is F itself.": tangent,
+            "here it is data_std F.": sd * tangent,
+            "this is the noise, sin(phi) z / r + cos(phi) F.": phi.sin() * u + phi.cos() * tangent,
+            "alpha and sigma are not the cosine and the sine.": sd * (alpha * u - sigma * tangent),
+            "alpha and sigma are the cosine and the sine only when divided by r.": alpha * z
+            - sigma * tangent,
+            "here F is left out.": sd * phi.cos() * u,
+            "here it is clipped to -1 and 1.": expected.clamp(-1, 1),
+        }
+        inside_first(x_hat, expected, what, likely)
+
+        asked.clear()
+        close_in_float32(denoiser(z.float(), t), expected, "x_hat")
+        wide = denoiser(z, t.float()).dtype
+        assert wide == torch.float64, (
+            f"x_hat has the dtype of z, also where t is float32: float64, not {wide}."
         )
-        close(
-            seen["u"],
-            z / (alpha**2 * sd**2 + sigma**2).sqrt(),
-            "The network sees z / r with r^2 = (alpha sd)^2 + sigma^2.",
-        )
-        close(
-            x_hat,
-            predictions["x"],
-            "x_hat = sd (cos(phi) z / r - sin(phi) F): minus, as EDM's network is -F. Is sd in front?",
-            1e-9,
-        )
 
-        anything = as_denoiser(lambda u, phi: torch.tanh(u) + 7, schedule, sd)
-        clean = torch.zeros(4, dtype=torch.float64)
-        alpha_0 = schedule(clean)[0].reshape(-1, 1, 1, 1)
-        close(anything(z, clean), z / alpha_0, "At sigma = 0, x_hat = z / alpha whatever the network says.")
+    # the last of these schedules, without the ends, where not every formula has a derivative
+    t[2:] = exact(0.3, 0.8)
+    follows = [a.clone().requires_grad_() for a in (z, t)]
+    found, expected = denoiser(*follows), by_hand(*follows, schedule, sd)[-1]
+    for a, name in ((weight, "the network"), (follows[0], "z"), (follows[1], "t")):
+        hint = f"The gradient must reach {name}: is something detached, or under no_grad?"
+        assert found.requires_grad, hint
+        (slope,) = torch.autograd.grad(found.sum(), a, retain_graph=True, allow_unused=True)
+        assert slope is not None, hint
+        close(slope, torch.autograd.grad(expected.sum(), a, retain_graph=True)[0], hint)
 
-    # the same angle on two schedules: the same answer in the same units
-    z, t, _ = known(seed, rectified_flow)
-    net = lambda u, phi: torch.sin(3 * u) * phi.reshape(-1, 1, 1, 1)
-    sigma = t / (1 - t)
-    close(
-        as_denoiser(net, rectified_flow, sd)(z, t),
-        as_denoiser(net, edm, sd)(z / (1 - t).reshape(-1, 1, 1, 1), sigma),
-        "Rectified flow and EDM at the same signal-to-noise ratio must give the same x_hat.",
+    hint = "Without data_std it is 1."
+    close(as_denoiser(strict, cosine)(z, t), by_hand(z, t, cosine, 1.0)[-1], hint)
+    heard, labels, past = {}, torch.arange(4), torch.ones(4, 3)
+    as_denoiser(lambda u, phi, **more: heard.update(more) or u, cosine, label=labels, past=past)(z, t)
+    assert heard.keys() == {"label", "past"} and heard["label"] is labels and heard["past"] is past, (
+        f"Pass **conditioning on to the network, as it is: label and past, and it got {list(heard)}."
     )
-    labels = torch.arange(4)
-    heard = {}
-    as_denoiser(lambda u, phi, label=None: heard.update(label=label) or u, cosine, label=labels)(z, t)
-    assert heard["label"] is labels, "Pass **conditioning on to the network, as it is."
-    refuses(lambda: as_denoiser(net, cosine, 0.0), "data_std = 0 must be refused.")
+    for bad in (0.0, -0.5, math.nan):
+        hint = f"data_std = {bad} must be refused: data_std > 0."
+        refuses(lambda: as_denoiser(net, cosine, bad)(z, t), hint)
 
 
 def check_guided(guided=parameterization.guided, seed: int = 0) -> None:
-    """Scales 0, 1 and 3, by hand."""
-    z, t, predictions = known(seed, cosine)
-    conditional, unconditional = (lambda z, t: predictions["x"]), (lambda z, t: predictions["eps"])
-    for scale, expected in (
-        (0.0, predictions["eps"]),
-        (1.0, predictions["x"]),
-        (3.0, 3 * predictions["x"] - 2 * predictions["eps"]),
-    ):
-        x_hat = guided(conditional, unconditional, scale)(z, t)
-        close(x_hat, expected, "unconditional + scale (conditional - unconditional): scale 1 is conditional.")
+    """Several scales, by hand, of two denoisers that are asked at one point."""
+    g = torch.Generator().manual_seed(seed)
+    weights = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+    asked = [], []
+    nets = (
+        lambda z, t: weights[0].to(z.dtype) * torch.tanh(z) * column(1 + t, z),
+        lambda z, t: weights[1].to(z.dtype) * torch.sin(2 * z) + column(t**2, z),
+    )
+    pair = [recorded(net, seen) for net, seen in zip(nets, asked)]
+    t = torch.rand(4, generator=g, dtype=torch.float64)
+    each = exact(-0.5, 0.0, 1.0, 4.5)
+    for dims, scale in itertools.product(DIMS, (3.0, 1, 0.0, -0.7, 7.5, each)):
+        z = torch.randn(4, *dims, generator=g, dtype=torch.float64)
+        conditional, unconditional = (net(z, t) for net in nets)
+        w = column(scale, z) if scale is each else scale
+        expected = unconditional + w * (conditional - unconditional)
+        name = "one for each sample" if scale is each else f"{scale:g}"
+        for seen in asked:
+            seen.clear()
+        found = accepts(lambda: guided(*pair, scale), f"scale {name}")(z, t)
+        for who, seen in zip(("conditional", "unconditional"), asked):
+            for point, time in seen:
+                what = f"The {who} denoiser is asked at"
+                at_z = point.shape == z.shape and torch.equal(point, z)
+                assert at_z, f"{what} the same z as the other one, and here it is another."
+                assert torch.equal(time, t), f"{what} the same t as the other one, and here it is another."
+        what = f"Scale {name}: unconditional + scale (conditional - unconditional)"
+        apart = conditional - unconditional
+        likely = {
+            f"{what}: here the two are swapped.": conditional - w * apart,
+            f"{what}: this is w = scale - 1 of the paper, one too much.": expected + apart,
+            f"{what}: one too little.": expected - apart,
+            f"{what}: the unconditional one is missing in front.": w * apart,
+            f"{what}: the unconditional one is missing behind.": unconditional + w * conditional,
+        }
+        if isinstance(found, Tensor) and found.shape == z.shape:
+            used = (((found - unconditional) * apart).sum() / apart.square().sum()).item()
+            likely[f"{what}: here the scale is {round(used, 6):g}."] = unconditional + used * apart
+        matches(found, expected, f"{what}.", likely)
+        (slope,) = (
+            torch.autograd.grad(found.sum(), weights, allow_unused=True) if found.requires_grad else (None,)
+        )
+        hint = "The gradient must reach both networks: is one detached, or under no_grad?"
+        assert slope is not None, hint
+        close(slope, torch.autograd.grad(expected.sum(), weights)[0], hint)
+        close_in_float32(guided(*pair, scale)(z.float(), t), expected, "What is guided")
+    for bad in (math.nan, math.inf, torch.ones(3).double(), torch.ones(4, 1).double()):
+        name = f"{bad:g}" if isinstance(bad, float) else f"of shape {tuple(bad.shape)} for four samples"
+        hint = f"A scale {name} must be refused: it is a finite number, or (b,), one for each sample."
+        refuses(lambda: guided(*pair, bad)(z, t), hint)
 
 
 def check_as_velocity(as_velocity=parameterization.as_velocity, seed: int = 0) -> None:
-    """eps - x when x_hat is the data, and the conversion of any other answer."""
-    x, eps = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    t = torch.tensor([1.0, 0.7, 0.3, 0.01], dtype=torch.float64)
-    z = (1 - t.reshape(-1, 1, 1, 1)) * x + t.reshape(-1, 1, 1, 1) * eps
-    found = as_velocity(lambda z, t: x)(z, t)
-    close(found, eps - x, "When x_hat is the data, the velocity is eps - x: (z - x_hat) / t.", 1e-9)
-    denoiser = lambda z, t: torch.sin(z) * t.reshape(-1, 1, 1, 1)
-    velocity = parameterization.convert(denoiser(z, t), z, t, rectified_flow, "x", "velocity")
-    close(as_velocity(denoiser)(z, t), velocity, "(z - x_hat) / t, asked at (z, t).", 1e-9)
+    """(z - x_hat) / t, and the times where there is none."""
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    net, asked = (lambda z, t: weight.to(z.dtype) * torch.sin(z) * column(1 + t, z)), []
+    strict = recorded(net, asked)
+    t = exact(1.0, 0.7, 0.3, 1e-4)
+    for dims in DIMS:
+        z = torch.randn(4, *dims, generator=g, dtype=torch.float64)
+        x_hat, time = net(z, t), column(t, z)
+        asked.clear()
+        found = accepts(lambda: as_velocity(strict)(z, t), "A time from 0.0001 to 1")
+        assert asked, "The denoiser must be asked, and it is not."
+        points, times = (torch.cat(seen)[-len(z) :] for seen in zip(*asked))
+        matches(points, z, "The denoiser is asked at z itself.")
+        matches(times, t, "The denoiser is asked at t itself.")
+        what = "The velocity is eps_hat - x_hat = (z - x_hat) / t"
+        expected = (z - x_hat) / time
+        likely = {
+            f"{what}: here it is x - eps, its negative.": -expected,
+            f"{what}: the division by t is missing.": z - x_hat,
+            f"{what}: here it is z - x_hat times t.": (z - x_hat) * time,
+            f"{what}: here it is z - x_hat, divided by 1 - t.": (z - x_hat) / (1 - time),
+            f"{what}: this is eps_hat.": (z - (1 - time) * x_hat) / time,
+        }
+        if dims == (4, 4, 4):
+            likely[f"{what}: here t is broadcast along the width."] = (z - x_hat) / t
+        assert found.shape == z.shape, f"The shape must be {tuple(z.shape)}, and is {tuple(found.shape)}."
+        matches(found[:3], expected[:3], f"{what}.", {sentence: v[:3] for sentence, v in likely.items()})
+        matches(found[3], expected[3], f"{what}, also at t = 0.0001: a small time is not clamped.")
+        slope = (
+            torch.autograd.grad(found.sum(), weight, allow_unused=True)[0] if found.requires_grad else None
+        )
+        hint = "The gradient must reach the network: is it detached, or under no_grad?"
+        assert slope is not None, hint
+        close(slope, torch.autograd.grad(expected.sum(), weight)[0], hint, 1e-6)
+        # at t = 1e-4, (z - x_hat) / t has lost four digits of float32
+        near = t.clamp(min=0.3)
+        single = as_velocity(strict)(z.float(), near)
+        close_in_float32(single, (z - net(z, near)) / column(near, z), "The velocity")
+    for bad in one_bad(t, 0.0, -0.1, 1.5):
+        hint = f"t = {bad[-1]:g} for one of the samples must be refused: 0 < t <= 1, and at 0 it is 0 / 0."
+        refuses(lambda: as_velocity(net)(z, bad), hint)

@@ -1,189 +1,438 @@
-"""Checks of phased consistency: by hand, on straight and on exact flows, and where each network is asked.
+"""Checks of phased consistency: by hand, on exact flows, and where each network is asked.
 
-On images whose batch, channels, height and width are all alike, at every index of the grid: a wrong edge
-shows only above the first phase, a wrong starting point only where a phase has more than one step.
+On samples whose axes are all alike and on points, images and videos whose axes are not, at every index of the
+grid: a wrong edge shows only above the first phase, a wrong start only where a phase has more than one step.
 """
 
+import itertools
 import math
 
 import torch
+from torch import Tensor
 
 from minidistill import phased
-from minidistill.checks import close, column, exact, refuses
+from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
 from minidistill.checks.oracle import mixture
 from minidistill.schedules import rectified_flow
 
 DOUBLE = torch.float64
+FLOATS = (DOUBLE, torch.float32)
+HALF = 0.5 - 1e-9  # just below a number that is exact in every dtype
+DIGITS = "Right, but for its digits: something is float32, as torch.tensor(0.6) is, where float64 is given."
 
 
-def shift(u: torch.Tensor, a: float) -> torch.Tensor:
+def shift(u: Tensor, a: float) -> Tensor:
     """a u / (1 + (a - 1) u), as it is written in the papers."""
     return a * u / (1 + (a - 1) * u)
 
 
+def same(found, expected: Tensor) -> bool:
+    """Whether it is a tensor of the same shape and, up to the digits of float32, the same numbers."""
+    return (
+        isinstance(found, Tensor)
+        and found.shape == expected.shape
+        and torch.allclose(found.to(DOUBLE), expected.to(DOUBLE), rtol=1e-6, atol=1e-6, equal_nan=True)
+    )
+
+
+def compare(found, expected: Tensor, hint: str, likely=(), tol: float = 1e-10) -> None:
+    """close, with the sentence of the mistake whose result was found, from pairs (result, sentence)."""
+    if same(found, expected):
+        hint = DIGITS
+    else:
+        hint = next((sentence for wrong, sentence in likely if same(found, wrong)), hint)
+    close(found, expected, hint, tol)
+
+
 def check_parse_plan(parse_plan=phased.parse_plan, seed: int = 0) -> None:
     """The plans of FastVideo, and what nobody can mean."""
-    assert parse_plan("4000-1") == [(4000, 1)], '"4000-1" is [(4000, 1)]: up to step 4000, one phase.'
-    found = parse_plan("125-16,250-8,375-4,500-2")
-    assert found == [(125, 16), (250, 8), (375, 4), (500, 2)], f"Every entry, in order; got {found}."
-    assert all(type(v) is int for entry in found for v in entry), "Limits and phases are ints."
-    assert parse_plan("10-4,20-8") == [(10, 4), (20, 8)], "Phases may rise; limits must."
-    assert parse_plan(" 10-4, 20-2 ") == [(10, 4), (20, 2)], "Blanks around an entry do no harm."
     n = 10 + seed
-    assert parse_plan(f"{n}-2,{2 * n}-1") == [(n, 2), (2 * n, 1)], f'"{n}-2,{2 * n}-1" has two entries.'
-    for text, what in (
-        ("", "A plan without entries"),
+    for text, wanted, why in (
+        ("4000-1", [(4000, 1)], "one entry: up to step 4000, one phase"),
+        ("125-16,250-8,375-4,500-2", [(125, 16), (250, 8), (375, 4), (500, 2)], "every entry, in order"),
+        ("1-1", [(1, 1)], "the smallest plan: both numbers are at least 1"),
+        ("10-4,20-8", [(10, 4), (20, 8)], "phases may rise, only limits must"),
+        (f"{n}-2,{2 * n}-1", [(n, 2), (2 * n, 1)], "every entry, in order"),
+        (" 10-4 , 20-2 ", [(10, 4), (20, 2)], "blanks around an entry do no harm"),
+    ):
+        plan = accepts(lambda: parse_plan(text), f'"{text}" ({why})')
+        assert isinstance(plan, list), f"A plan is a list of pairs, not {type(plan).__name__}: {plan!r}."
+        assert all(isinstance(entry, tuple) and len(entry) == 2 for entry in plan), (
+            f"Each entry is a tuple of two, (limit, phases), got {plan!r}."
+        )
+        assert all(type(v) is int for entry in plan for v in entry), (
+            f"Limits and phases are ints, neither text nor floats, got {plan!r}."
+        )
+        assert plan != [entry[::-1] for entry in wanted] or plan == wanted, (
+            f'The limit comes first, then the phases: "{text}" is {wanted}, got {plan}.'
+        )
+        assert plan == wanted, f'"{text}" is {wanted}, {why}; got {plan}.'
+    for entry, what in (
+        ("", "An empty entry"),
+        (" ", "An entry of blanks"),
         ("4000", "A limit without phases"),
+        ("4000-", "A dash without phases"),
+        ("-1", "Phases without a limit"),
         ("4000-0", "Zero phases"),
         ("0-1", "A limit of zero steps"),
-        ("many-1", "Text instead of a number"),
+        ("many-1", "A word for the limit"),
+        ("4000-few", "A word for the phases"),
         ("4000-1.5", "Half a phase"),
-        ("10-2,", "An empty entry"),
+        ("4000.5-1", "Half a step"),
         ("-5-2", "A negative limit"),
+        ("5--2", "A negative number of phases"),
+        ("10-2-3", "A third number"),
         ("+5-2", "A sign"),
         ("5-+2", "A sign"),
         ("1_000-2", "An underscore"),
+        ("4000-1_0", "An underscore"),
         ("4000 - 1", "A blank inside an entry"),
-        ("250-8,125-16", "A limit that falls"),
-        ("4000-8,4000-4", "An entry that is never reached"),
+        ("4000 -1", "A blank inside an entry"),
+        ("4000- 1", "A blank inside an entry"),
     ):
-        refuses(lambda: parse_plan(text), f"{what} must be refused: {text!r}.")
+        for text in (entry, f"1-1,{entry}", f"{entry},9000-1", f"1-1,{entry},9000-1"):
+            refuses(lambda: parse_plan(text), f'{what} must be refused, wherever it stands: "{text}".')
+    for limits in ((20, 10), (10, 20, 15), (10, 30, 20, 40), (10, 10), (10, 20, 20), (10, 20, 20, 30)):
+        text = ",".join(f"{limit}-4" for limit in limits)
+        refuses(
+            lambda: parse_plan(text),
+            f'A limit not above the one before it is never reached, and must be refused: "{text}".',
+        )
 
 
 def check_phases_at(phases_at=phased.phases_at, seed: int = 0) -> None:
     """Limits belong to their entry; after the last one the last phases stay, always as an int."""
-    plan = [(125 + seed, 16), (250 + seed, 8), (500 + seed, 2)]
-    wanted = {1: 16, 125: 16, 126: 8, 250: 8, 251: 2, 500: 2, 501: 2, 10**6: 2}
-    for step, phases in wanted.items():
-        step = step + seed if step > 1 else step
-        found = phases_at(plan, step)
-        assert type(found) is int, (
-            f"At step {step}: an int, not {found!r}. After the last limit, the last phases."
-        )
-        assert found == phases, (
-            f"At step {step} of {plan}: {phases} phases (a limit is included), got {found}."
-        )
+    falls = [(125 + seed, 16), (250 + seed, 8), (500 + seed, 2)]
+    for plan in (falls, [(10, 4), (20 + seed, 8), (30 + seed, 2)], [(4000, 1)]):
+        given = list(plan)
+        for start, (limit, phases) in zip([0, *(limit + 1 for limit, _ in plan)], given):
+            for step, why in (
+                (start, "the first step after the limit before" if start else "step 0 is before every limit"),
+                (limit - 1, "the first entry whose limit is not passed"),
+                (limit, "a limit is included"),
+            ):
+                found = accepts(lambda: phases_at(plan, step), f"Step {step} of {plan}")
+                assert type(found) is int, f"The phases are an int, got {found!r} at step {step} of {plan}."
+                assert found == phases, (
+                    f"At step {step} of {given}: {phases} phases, {why}; got {found}. Plans may fall or rise."
+                )
+        for step in (limit + 1, 10**6):
+            found, last = phases_at(plan, step), given[-1][1]
+            assert found == last and type(found) is int, (
+                f"After the last limit, the last phases: {last} at step {step} of {given}, got {found!r}."
+            )
+        assert plan == given, "The plan that is given stays as it is."
     refuses(lambda: phases_at([], 1), "An empty plan must be refused.")
+    refuses(lambda: phases_at(falls, -1), "A negative step must be refused.")
+    refuses(lambda: phases_at(falls, 1.5), "Half a step must be refused.")
 
 
 def check_phase_grid(phase_grid=phased.phase_grid, seed: int = 0) -> None:
-    """Ends, order, the shift, once."""
-    for n in (1, 10, 50):
-        for a in (1.0, 3.0, 17.0):
-            grid = phase_grid(n, a, dtype=DOUBLE)
-            assert grid.shape == (n + 1,), "n + 1 levels for n steps."
-            assert grid[0] == 0 and grid[-1] == 1, (
-                "From exactly 0, the data, to exactly 1, the noise: rising."
-            )
-            u = torch.linspace(0, 1, n + 1, dtype=DOUBLE)
-            close(grid, shift(u, a), "shift u / (1 + (shift - 1) u), once: not twice, and not its inverse.")
+    """Ends, order, the shift, once, in the dtype that is asked for."""
+    for dtype, n, a in itertools.product(FLOATS, (1, 2, 10, 50), (1.0, 3.0, 17.0, 0.5, 1.5 + seed)):
+        grid = accepts(lambda: phase_grid(n, a, dtype=dtype), f"A grid of {n} steps with shift {a:g}")
+        u = torch.linspace(0, 1, n + 1, dtype=DOUBLE)
+        right = shift(u, a)
+        assert grid.dtype == dtype, f"dtype={dtype} is asked for, not {grid.dtype}."
+        assert grid.shape == (n + 1,), f"{n} steps lie between {n + 1} levels, got {tuple(grid.shape)}."
+        assert grid[0] == 0, f"From exactly 0, the data, rising: the first level is {grid[0]:g}."
+        assert grid[-1] == 1, f"To exactly 1, the noise: the last level is {grid[-1]:g}."
+        likely = (
+            (u, "The shift is ignored."),
+            (shift(right, a), "Shifted twice."),
+            (
+                shift(u, 1 / a),
+                "The shift is inverted: with a shift above 1 most levels lie near 1, the noise.",
+            ),
+        )
+        hint = f"Level i is a u / (1 + (a - 1) u), u = i / n: n = {n}, a = {a:g}."
+        compare(grid, right, hint, likely, 1e-10 if dtype == DOUBLE else 1e-6)
     close(phase_grid(7), torch.linspace(0, 1, 8), "Without a shift the levels are even.", 1e-6)
+    assert phase_grid(7).dtype == torch.get_default_dtype(), "Without dtype= it is torch's default."
     # FastVideo's inference, 6 steps and shift 17
     stops = exact(0.0, 0.77272731, 0.89473689, 0.94444442, 0.97142857, 0.98837209, 1.0)
     close(phase_grid(6, 17.0, dtype=DOUBLE), stops, "Six steps at shift 17.", 2e-7)
-    refuses(lambda: phase_grid(0), "A grid of no steps must be refused.")
-    refuses(lambda: phase_grid(4, 0.0), "A shift of 0 must be refused.")
-    refuses(lambda: phase_grid(4, -1.0), "A negative shift must be refused.")
+    for n in (0, -1, 2.5, math.nan):
+        refuses(lambda: phase_grid(n), f"A grid of {n} steps must be refused.")
+    for a in (0.0, -1.0, math.nan, math.inf):
+        refuses(lambda: phase_grid(4, a), f"A shift of {a} must be refused.")
 
 
 def check_linear_quadratic_grid(linear_quadratic_grid=phased.linear_quadratic_grid, seed: int = 0) -> None:
-    """Ends, the straight part, and one slope at the joint."""
-    for threshold, linear in ((0.025, 0.5), (0.1, 0.75), (0.3, 0.4 + 0.1 * (seed % 5))):
-        n = 1000
-        grid = linear_quadratic_grid(n, threshold, linear, dtype=DOUBLE)
-        assert grid.shape == (n + 1,) and abs(grid[0]) < 1e-12 and grid[-1] == 1, "Rising from 0 to 1."
-        assert (grid.diff() > 0).all(), "Every step towards noise adds noise."
-        u = torch.linspace(1, 0, n + 1, dtype=DOUBLE)
-        straight = u <= linear
-        close(
-            grid[straight],
-            1 - threshold * u[straight] / linear,
-            "Near noise: a line of slope threshold / linear.",
+    """A line, a parabola of the same slope at the joint, and both ends."""
+    sizes = ((1000, 0.025, 0.5), (40, 0.1, 0.75), (7, 0.3, 0.4 + 0.1 * (seed % 5)), (10, 0.5, 0.5))
+    for dtype, (n, threshold, linear) in itertools.product(FLOATS, sizes):
+        grid = accepts(
+            lambda: linear_quadratic_grid(n, threshold, linear, dtype=dtype),
+            f"threshold {threshold}, linear {linear:g}",
         )
-        curvature = grid.diff().diff()[u[1:-1] > linear + 2 / n]
-        close(curvature, curvature[:1].expand_as(curvature), "Beyond the joint: a parabola.", 1e-9)
-        jump = grid.diff().diff()[(u[1:-1] - linear).abs() < 2 / n].abs().max()
-        assert jump < 2 * curvature.abs().max() + 1e-12, "At the joint the slope must not jump."
-    refuses(lambda: linear_quadratic_grid(10, 0.1, 1.0), "A linear part of everything must be refused.")
-    refuses(lambda: linear_quadratic_grid(10, 0.0, 0.5), "A threshold of 0 must be refused.")
-    refuses(lambda: linear_quadratic_grid(10, 0.9, 0.5), "A grid that would fall below 0 must be refused.")
-    for n in (1, 7, 40, 333):
-        single = linear_quadratic_grid(n, 0.1, 0.3)
-        assert single[0] == 0 and single[-1] == 1, "Both ends must be exact in float32, too."
+        u = torch.linspace(1, 0, n + 1, dtype=DOUBLE)  # the share of the steps that is done
+
+        def bent(threshold, linear):
+            """Value and slope of the line at u = linear, and 0 at u = 1."""
+            slope, w = threshold / linear, (u - linear) / (1 - linear)
+            return 1 - slope * u - torch.where(u <= linear, 0, (1 - slope) * w**2)
+
+        near, line, w = u <= linear, 1 - threshold / linear * u, (u - linear) / (1 - linear)
+        assert grid.dtype == dtype, f"dtype={dtype} is asked for, not {grid.dtype}."
+        assert grid.shape == (n + 1,), f"{n} steps lie between {n + 1} levels, got {tuple(grid.shape)}."
+        assert grid[0] == 0 and grid[-1] == 1, "From exactly 0, the data, rising to exactly 1, the noise."
+        likely = (
+            (bent(0.025, 0.5), "threshold and linear are ignored."),
+            (bent(0.025, linear), "threshold is ignored."),
+            (bent(threshold, 0.5), "linear is ignored."),
+            (
+                torch.where(near, line, (1 - threshold) * (1 - w)),
+                "Two lines meet in a corner: beyond the joint a parabola of the same slope.",
+            ),
+            (
+                torch.where(near, line, (1 - threshold) * (1 - w**2)),
+                "At the joint the slope jumps: the parabola does not start flat, but as steep as the line.",
+            ),
+        )
+        hint = "1 - slope u up to u = linear, slope = threshold / linear; less (1 - slope) w^2 beyond."
+        compare(grid, bent(threshold, linear), hint, likely, 1e-10 if dtype == DOUBLE else 1e-6)
+    close(
+        linear_quadratic_grid(40, dtype=DOUBLE),
+        linear_quadratic_grid(40, 0.025, 0.5, dtype=DOUBLE),
+        "By default threshold is 0.025 and linear 0.5.",
+    )
+    for n in (0, -1, 2.5):
+        refuses(lambda: linear_quadratic_grid(n), f"A grid of {n} steps must be refused.")
+    for linear in (0.0, 1.0, -0.1, 1.1, math.nan):
+        refuses(lambda: linear_quadratic_grid(10, 0.01, linear), f"linear = {linear} must be refused.")
+    for threshold in (0.0, -0.1, 0.6, math.nan):
+        refuses(
+            lambda: linear_quadratic_grid(10, threshold, 0.5),
+            f"threshold = {threshold} must be refused: above 0 and at most linear.",
+        )
 
 
 def check_phase_edges(phase_edges=phased.phase_edges, seed: int = 0) -> None:
     """Every (n / m)-th level, from 0 to 1; other numbers of phases are refused."""
-    for n, phases in ((50, 5), (40, 8), (10, 2), (50, 1), (50, 50), (12, 3 + seed % 2)):
-        grid = shift(torch.linspace(0, 1, n + 1, dtype=DOUBLE), 3.0)
-        edges = phase_edges(grid, phases)
-        assert edges.shape == (phases + 1,), f"{phases} phases have {phases + 1} edges."
-        close(
-            edges,
-            grid[:: n // phases],
-            "Edges are levels of the grid, every (n / phases)-th, with both ends.",
+    sizes = ((50, 5), (40, 8), (10, 2), (50, 1), (50, 50), (1, 1), (12, 3 + seed % 2))
+    for dtype, (n, phases) in itertools.product(FLOATS, sizes):
+        grid, k = shift(torch.linspace(0, 1, n + 1, dtype=dtype), 3.0), n // phases
+        edges = accepts(lambda: phase_edges(grid, phases), f"{phases} phases on a grid of {n} steps")
+        likely = (
+            (grid[::k][:-1], "The last edge is 1, where the noise is."),
+            (grid[::k][1:], "The first edge is 0, where the data is."),
+            (grid[::k].flip(0), "Edges rise."),
+            (grid[[0, -1]], "phases is ignored: there are as many pieces as phases."),
+            (torch.linspace(0, 1, phases + 1), "Edges are levels of the grid, which need not be even."),
         )
+        hint = f"{phases} phases have {phases + 1} edges: every (n / phases)-th level of the grid, both ends."
+        compare(edges, grid[::k], hint, likely)
+        assert edges.dtype == dtype, f"Edges have the dtype of the grid, {dtype}, not {edges.dtype}."
     grid = torch.linspace(0, 1, 51, dtype=DOUBLE)
-    for phases in (0, 3, 4, 8, 100, -5):
+    for phases in (3, 4, 8, 49):
         refuses(lambda: phase_edges(grid, phases), f"{phases} phases do not divide 50 steps: refuse.")
-    refuses(lambda: phase_edges(grid.flip(0), 5), "A grid that falls must be refused.")
-    refuses(lambda: phase_edges(grid[1:], 5), "A grid that does not start at 0 must be refused.")
+    for phases in (100, 51):
+        refuses(lambda: phase_edges(grid, phases), f"{phases} phases of 50 steps must be refused.")
+    for phases in (0, -5, 2.5, math.nan):
+        refuses(lambda: phase_edges(grid, phases), f"{phases} phases must be refused.")
+    inside, level = grid.clone(), grid.clone()
+    inside[[20, 21]], level[20] = grid[[21, 20]], grid[21]
+    for bad, what in (
+        (grid.flip(0), "that falls"),
+        (inside, "that falls once, inside,"),
+        (level, "with two equal levels"),
+        (grid[1:], "that does not start at 0"),
+        (grid[:-1], "that does not end at 1"),
+        (torch.where(grid == grid[7], math.nan, grid), "with nan"),
+    ):
+        refuses(lambda: phase_edges(bad, 1), f"A grid {what} must be refused.")
 
 
 def check_phase_end(phase_end=phased.phase_end, seed: int = 0) -> None:
-    """The largest edge strictly below, for every level; phases tile the way."""
+    """The largest edge strictly below, for times in any order; phases tile the way."""
+    g = torch.Generator().manual_seed(seed)
     grid = shift(torch.linspace(0, 1, 13, dtype=DOUBLE), 3.0)
-    for phases in (1, 2, 3, 4, 6, 12):
-        edges = grid[:: 12 // phases]
-        t = grid[1:][torch.randperm(12, generator=torch.Generator().manual_seed(seed))]
+    uneven = torch.cat([exact(0.0), torch.rand(5, generator=g, dtype=DOUBLE).sort().values, exact(1.0)])
+    dyadic = exact(0.0, 0.25, 0.5, 1.0)
+    for edges, times in (
+        *((grid[:: 12 // phases], grid[1:]) for phases in (4, 1, 2, 3, 6, 12)),
+        (exact(0.0, 0.5, 1.0), exact(0.1, HALF, 0.5, 1 - HALF, 0.99)),
+        (exact(0.0, 0.1, 0.5, 0.9, 1.0), exact(0.05, 0.3, 0.6, 0.95, 1.0)),  # as many times as edges
+        (uneven, torch.cat([uneven[1:], uneven[1:-1] + 1e-9])),
+        (exact(0.2, 0.4, 0.9), exact(0.3, 0.4, 0.9)),
+    ):
+        t = times[torch.randperm(len(times), generator=g)]
         expected = torch.stack([edges[edges < u].max() for u in t])
-        hint = "The largest edge strictly below t: an edge itself belongs to the phase below it."
-        close(phase_end(t, edges), expected, hint)
-    between = exact(0.1, 0.49, 0.51, 0.99)
-    close(phase_end(between, exact(0.0, 0.5, 1.0)), exact(0.0, 0.0, 0.5, 0.5), "Between the levels as well.")
-    refuses(lambda: phase_end(exact(0.0), exact(0.0, 0.5, 1.0)), "At t = 0 no edge lies below: refuse.")
-    refuses(
-        lambda: phase_end(exact(1.1), exact(0.0, 0.5, 1.0)), "Above the last edge there is no phase: refuse."
-    )
+        number = (edges < t[:, None]).sum(1)  # of edges below
+        end = accepts(lambda: phase_end(t, edges), f"t = {t.tolist()} with edges {edges.tolist()}")
+        assert isinstance(end, Tensor) and end.shape == t.shape, "One end for each time: a tensor (b,)."
+        likely = (
+            (
+                torch.stack([edges[edges <= u].max() for u in t]),
+                "An edge itself belongs to the phase below it: strictly below t, edges < t.",
+            ),
+            (edges[number], "This is the edge above t, or t itself: a jump ends below."),
+            (
+                edges[0].expand_as(t),
+                "The jump does not always go to the first edge: it ends at the next below.",
+            ),
+            (edges[(number - 2).clamp(min=0)], "One edge too far down: the largest of those below t."),
+            (
+                edges[(edges - t[:, None]).abs().argmin(1)],
+                "This is the nearest edge, which may lie above: it must be below t.",
+            ),
+            ((number - 1).to(DOUBLE), "This is the number of the edge: return its time, edges[number]."),
+            (expected.sort().values, "The ends come in the order of t, which is not sorted."),
+        )
+        hint = (
+            "The largest edge strictly below t, wherever the edges lie; 1e-9 above an edge is not that edge."
+        )
+        compare(end, expected, hint, likely)
+    for low, high in ((torch.float32, DOUBLE), (DOUBLE, torch.float32), (torch.float32, torch.float32)):
+        t, edges = exact(1.0, 0.25, 0.3, 0.5, 0.75).to(low), dyadic.to(high)
+        end = phase_end(t, edges)
+        assert end.dtype == low, f"The ends have the dtype of t, {low}, not {end.dtype} (edges: {high})."
+        close(end, exact(0.5, 0.0, 0.25, 0.25, 0.5), "Right in float64, but not when t or edges are float32.")
+    for edges in (exact(0.0, 0.5, 1.0), exact(0.2, 0.4, 0.9)):
+        first, last = edges[0].item(), edges[-1].item()
+        for bad in one_bad(edges[1:].flip(0).repeat(2), first, first - 0.1, -1.0, last + 0.05, 2.0):
+            refuses(
+                lambda: phase_end(bad, edges),
+                f"t = {bad[-1]:g} must be refused, also as one of many: above {first:g}, at most {last:g}.",
+            )
 
 
 def check_grid_stops(grid_stops=phased.grid_stops, seed: int = 0) -> None:
     """Edges when they divide; rounding towards noise when not."""
+    sizes = [(50, steps) for steps in (5, 4, 50, 1, 8)] + [(n, 1 + (3 * seed + n) % n) for n in (7, 12, 40)]
+    for dtype, (n, steps) in itertools.product(FLOATS, sizes):
+        a = 1.0 if n == 50 else 3.0
+        grid = shift(torch.linspace(0, 1, n + 1, dtype=dtype), a)
+        index = [*(n - k * n // steps for k in range(steps)), 0]
+        down = [(steps - k) * n // steps for k in range(steps + 1)]
+        likely = (
+            (grid[index].flip(0), "Stops fall, from 1, where the noise is, to 0."),
+            (grid[index[:-1]], "The last stop is 0, where the data is: steps + 1 stops."),
+            (grid[down], "Rounded towards the data: stop k is level n - floor(k n / steps), towards noise."),
+            (
+                shift(torch.linspace(1, 0, steps + 1, dtype=DOUBLE), a),
+                "Stops are levels of the training grid; these lie between them.",
+            ),
+            (
+                grid[[round(n - k * n / steps) for k in range(steps + 1)]],
+                "Rounded to the nearest level: stop k is level n - floor(k n / steps), towards noise.",
+            ),
+            (
+                grid[[n - k * (n // steps) for k in range(steps)] + [0]],
+                "n // steps is rounded before it is multiplied: floor(k n / steps).",
+            ),
+        )
+        hint = f"Stop k is level n - floor(k n / steps), the last one level 0: {steps} steps on {n} levels."
+        stops = accepts(lambda: grid_stops(grid, steps), f"{steps} steps on a grid of {n}")
+        compare(stops, grid[index], hint, likely)
+        assert stops.dtype == dtype, f"Stops have the dtype of the grid, {dtype}, not {stops.dtype}."
     grid = torch.linspace(0, 1, 51, dtype=DOUBLE)
-    close(grid_stops(grid, 5), exact(1.0, 0.8, 0.6, 0.4, 0.2, 0.0), "From 1, where the noise is, to 0.")
-    close(grid_stops(grid, 4), exact(1.0, 0.76, 0.5, 0.26, 0.0), "n - floor(k n / steps), as PCM rounds.")
-    close(grid_stops(grid, 50), grid.flip(0), "All steps: the whole grid.")
-    refuses(lambda: grid_stops(grid, 0), "No steps must be refused.")
-    refuses(lambda: grid_stops(grid, 51), "More steps than the grid has must be refused.")
+    for steps in (0, -1, 2.5, 51, math.nan):
+        refuses(lambda: grid_stops(grid, steps), f"{steps} steps on a grid of 50 must be refused.")
+    inside = grid.clone()
+    inside[[20, 21]] = grid[[21, 20]]
+    for bad, what in ((grid.flip(0), "falls"), (inside, "falls once, inside,")):
+        refuses(lambda: grid_stops(bad, 5), f"A grid that {what} must be refused.")
+
+
+DIMS = ((4, 4, 4), (3,), (2, 3, 5), (2, 1, 3, 5))  # alike; points, images and videos that are not
+
+
+def float32_numbers(*size: int, generator: torch.Generator) -> Tensor:
+    """Random numbers of float32 in float64: both dtypes see the same data."""
+    return torch.randn(size, generator=generator).double()
 
 
 def check_flow_matching_loss(flow_matching_loss=phased.flow_matching_loss, seed: int = 0) -> None:
-    """By hand: where the network is asked, and the velocity eps - x."""
-    x, eps = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-    t, asked = exact(0.1, 0.4, 0.7, 1.0), []
-    loss = flow_matching_loss(lambda z, t: asked.append((z, t)) or torch.sin(z), x, eps, t)
-    z = (1 - column(t, x)) * x + column(t, x) * eps
-    close(asked[0][0], z, "z = (1 - t) x + t eps.")
-    close(asked[0][1], t, "The network is asked at t.")
-    close(
-        loss, (torch.sin(z) - (eps - x)).square().mean((1, 2, 3)), "The velocity is eps - x; mean per sample."
-    )
-    refuses(
-        lambda: flow_matching_loss(lambda z, t: z[:1], x, eps, t),
-        "A velocity of another shape than z must be refused.",
-    )
+    """By hand: where the network is asked, the velocity eps - x, and its gradient."""
+    g = torch.Generator().manual_seed(seed)
+    t = exact(0.1, 0.4, 0.7, 1.0)
+    for dims in DIMS:
+        x, eps = float32_numbers(2, 4, *dims, generator=g)
+        z, asked = (1 - column(t, x)) * x + column(t, x) * eps, []
+        knob = torch.ones((), dtype=DOUBLE, requires_grad=True)
+        velocity = recorded(lambda z, t: student(knob.to(z) * z, t), asked)
+        loss = accepts(lambda: flow_matching_loss(velocity, x, eps, t), f"t = {t.tolist()}")
+        assert len(asked) == 1, f"The network is asked once, not {len(asked)} times."
+        likely = (
+            (
+                column(t, x) * x + (1 - column(t, x)) * eps,
+                "Noise and data are exchanged: at t = 1 only noise.",
+            ),
+            (x + column(t, x) * eps, "The data fades, too: (1 - t) x, not x."),
+        )
+        compare(asked[0][0], z, "The network is asked at z = (1 - t) x + t eps.", likely)
+        likely = ((1000 * t, "The network is asked at t itself, from 0 to 1, not at 1000 t."),)
+        compare(asked[0][1], t, "The network is asked at t.", likely)
+        assert loss.shape == (4,), "One loss for each sample, (b,): the mean is over all axes but the first."
+        per = lambda d: d.flatten(1).mean(1)
+        d = student(z, t) - (eps - x)
+        likely = (
+            (
+                per((student(z, t) + eps - x) ** 2),
+                "The velocity leads from data to noise: eps - x, not x - eps.",
+            ),
+            (per((student(z, t) - eps) ** 2), "The network predicts the velocity eps - x, not the noise."),
+            (per((student(z, t) - x) ** 2), "The network predicts the velocity eps - x, not the data."),
+            (per(d.abs()), "The squared distance, not the absolute one."),
+            (per(d**2) / 2, "The squared distance, not half of it."),
+            (per(d**2) * d[0].numel(), "The mean over the numbers of a sample, not the sum."),
+            (per(d**2).sqrt(), "The squared distance, without a root."),
+        )
+        compare(loss, per(d**2), "The velocity is eps - x; squares, then the mean per sample: (b,).", likely)
+        right = torch.autograd.grad(per((student(knob * z, t) - (eps - x)) ** 2).sum(), knob)[0]
+        assert loss.requires_grad, "The gradient must reach the network: no detach and no no_grad here."
+        close(torch.autograd.grad(loss.sum(), knob)[0], right, "The gradient is that of the square.", 1e-9)
+        close_in_float32(
+            flow_matching_loss(velocity, x.float(), eps.float(), t).detach(), per(d**2), "The loss"
+        )
+        for wrong, what in ((eps[:1], "noise of one sample"), (eps[:, :1], "noise of another shape")):
+            refuses(
+                lambda: flow_matching_loss(student, x, wrong, t),
+                f"{what}, which broadcasts: must be refused.",
+            )
+        for wrong in (t[:1], t[:3]):
+            refuses(
+                lambda: flow_matching_loss(student, x, eps, wrong),
+                f"{len(wrong)} times for 4 samples: must be refused.",
+            )
+        for wrong in (lambda z, t: z[:1], lambda z, t: z[:, :1]):
+            refuses(
+                lambda: flow_matching_loss(wrong, x, eps, t),
+                "A velocity of another shape than z must be refused.",
+            )
 
 
 def check_jump(jump=phased.jump, seed: int = 0) -> None:
     """The sign of the step, and the jump of length zero."""
-    v, z = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+    g = torch.Generator().manual_seed(seed)
     t, s = exact(1.0, 0.7, 0.5, 0.2), exact(0.5, 0.0, 0.4, 0.2)
-    close(
-        jump(v, z, t, s),
-        z + column(s - t, z) * v,
-        "z + (s - t) velocity, sample by sample: s - t is negative.",
-    )
-    assert torch.equal(jump(v, z, t, t), z), "A jump of length zero changes nothing."
+    for dims in DIMS:
+        v, z = float32_numbers(2, 4, *dims, generator=g)
+        v.requires_grad_()
+        step = column(s - t, z)
+        found = accepts(lambda: jump(v, z, t, s), f"t = {t.tolist()} and s = {s.tolist()}")
+        likely = (
+            (z - step * v, "The step to the cleaner s is negative: s - t, not t - s."),
+            (z + v, "The velocity is multiplied by the length s - t."),
+            (z - column(t, z) * v, "The jump ends at s, not at 0."),
+            (step * v, "The jump starts at z."),
+        )
+        compare(found, z + step * v, "z + (s - t) velocity, sample by sample.", likely)
+        slope = torch.autograd.grad(found.sum(), v)[0] if found.requires_grad else 0 * z
+        close(slope, step.expand_as(z), "The gradient flows through the velocity: no detach.")
+        v = v.detach()
+        still = accepts(lambda: jump(v, z, t, t), "A jump of length zero")
+        assert torch.equal(still, z), "A jump of length zero changes nothing."
+        close_in_float32(jump(v.float(), z.float(), t, s), z + step * v, "A jump")
+        for wrong in (v[:1], v[:, :1]):
+            refuses(lambda: jump(wrong, z, t, s), "A velocity of another shape than z must be refused.")
+        for what, one, other in (("t", t[:1], s), ("s", t, s[:1])):
+            refuses(lambda: jump(v, z, one, other), f"One {what} for four samples must be refused.")
+        for bad in one_bad(s, -0.1, 1.1):
+            refuses(lambda: jump(v, z, t, bad), "An s outside [0, 1] must be refused, also one of many.")
+            refuses(lambda: jump(v, z, bad, s), "A t outside [0, 1] must be refused, also one of many.")
 
 
 def student(z, t):
@@ -201,310 +450,526 @@ def teacher(z, t):
     return torch.sin(2 * z) + column(t, z).square()
 
 
+NETS = {"student": student, "target": target, "teacher": teacher}
+
+
+def huber(d: Tensor, c: float) -> Tensor:
+    """The distance as the papers write it, (b,)."""
+    return ((d**2 + c**2).sqrt() - c).flatten(1).mean(1)
+
+
+def likely_distances(d: Tensor, c: float) -> list[tuple[Tensor, str]]:
+    """What is found in the place of huber(d, c)."""
+    squares = d.flatten(1).square()
+    return [
+        (squares.mean(1), "Squares in place of Huber's distance: sqrt(d^2 + c^2) - c."),
+        (squares.mean(1) / 2, "Squares in place of Huber's distance: sqrt(d^2 + c^2) - c."),
+        (huber(d, 0.0), "c is ignored: sqrt(d^2 + c^2) - c, not the absolute value."),
+        (huber(d, 1e-3), "huber_c is ignored: it is an argument, not always 1e-3."),
+        (huber(d, c) + c, "Without - c: a perfect student would not have loss 0."),
+        (huber(d, c**0.5) + c**0.5 - c, "c in place of its square: sqrt(d^2 + c^2) - c."),
+        (huber(d, c**0.5), "c in place of its square: sqrt(d^2 + c^2) - c."),
+        (huber(d, c) * c, "One factor c too many: sqrt(d^2 + c^2) - c."),
+        (huber(d, c) * d[0].numel(), "The mean over the numbers of a sample, not the sum."),
+        ((squares.sum(1) + c**2).sqrt() - c, "One norm over the sample: the root is of each number."),
+        ((squares.mean(1) + c**2).sqrt() - c, "The mean inside the root: the root is of each number."),
+    ]  # fmt: skip
+
+
 def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
-    """Who is asked where, both jumps to one edge, no gradient to the target, zero on straight flows."""
+    """Who is asked where, both jumps to one edge, Huber's distance, and no gradient to target or teacher."""
     g = torch.Generator().manual_seed(seed)
-    n = 8
-    grid = shift(torch.linspace(0, 1, n + 1, dtype=DOUBLE), 3.0)
-    x, eps = torch.randn(2, 8, 8, 8, 8, generator=g, dtype=DOUBLE)
-    index = 1 + torch.randperm(8, generator=g)
-    t, s = grid[index], grid[index - 1]
-    z = (1 - column(t, x)) * x + column(t, x) * eps
-    asked = {}
+    knobs = {name: torch.ones((), dtype=DOUBLE, requires_grad=True) for name in NETS}
+    even = torch.linspace(0, 1, 9, dtype=DOUBLE)
+    uneven = torch.linspace(0, 1, 11, dtype=DOUBLE) ** 1.7  # edges that float32 rounds up, and down
+    for grid, phases, dims, c in (
+        (shift(even, 3.0), 2, (8, 8, 8), 0.3),
+        (shift(even, 3.0), 1, (8, 8, 8), 0.7),
+        (shift(even, 3.0), 4, (3,), 1e-3),
+        (shift(even, 3.0), 8, (8, 8), 0.0),
+        (uneven, 5, (2, 3, 5), 1e-3),
+        (uneven, 2, (2, 1, 3, 5), 0.1),
+    ):
+        n = len(grid) - 1
+        edges = grid[:: n // phases].contiguous()
+        x, eps = float32_numbers(2, n, *dims, generator=g)
+        index = 1 + torch.randperm(n, generator=g)
+        asked = {name: [] for name in NETS}
+        nets = [
+            recorded(lambda z, t, name=name, net=net: net(knobs[name].to(z) * z, t), asked[name])
+            for name, net in NETS.items()
+        ]
+        loss = accepts(
+            lambda: phased_loss(*nets, x, eps, index, grid, edges, c),
+            f"{phases} phases on a grid of {n} with huber_c = {c}",
+        )
 
-    def recorded(name, net):
-        return lambda z, t: asked.setdefault(name, []).append((z, t)) or net(z, t)
-
-    for phases in (1, 2, 4, 8):
-        edges = grid[:: n // phases]
-        end = torch.stack([edges[edges < u].max() for u in t])
-        asked.clear()
-        nets = (recorded("student", student), recorded("target", target), recorded("teacher", teacher))
-        loss = phased_loss(*nets, x, eps, index, grid, edges)
-        assert loss.shape == (8,), "A loss returns one number per sample, (b,)."
+        # who is asked where
+        assert isinstance(loss, Tensor) and loss.shape == (n,), "A loss returns one number per sample, (b,)."
         assert torch.is_grad_enabled(), "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
-        where = f"(Phases: {phases}, grid of {n}.) "
-        assert all(len(asked.get(name, [])) == 1 for name in ("student", "target", "teacher")), (
-            "Student, target and teacher are asked once each."
+        for name in NETS:
+            times = len(asked[name])
+            assert times == 1, f"Each network is asked once, for the whole batch; the {name} {times} times."
+        t, s = grid[index], grid[index - 1]
+        T, S = column(t, x), column(s, x)
+        z = (1 - T) * x + T * eps
+        for name in ("student", "teacher"):
+            likely = (
+                (s, f"The {name} is asked at t = grid[index], where z_t is, not at s = grid[index - 1]."),
+                (index.to(DOUBLE), f"The {name} is asked at the time grid[index], not at the index itself."),
+                (index / n, f"The {name} is asked at grid[index], not at index / n: levels may be uneven."),
+                (1000 * t, f"The {name} is asked at t itself, from 0 to 1, not at 1000 t."),
+            )
+            compare(asked[name][0][1], t, f"The {name} is asked at t = grid[index].", likely)
+            likely = (
+                (T * x + (1 - T) * eps, "Noise and data are exchanged: z_t = (1 - t) x + t eps."),
+                (
+                    (1 - T**2).sqrt() * x + T * eps,
+                    "A straight line from x to eps: (1 - t) x, without a root.",
+                ),
+                (x + T * eps, "z_t = (1 - t) x + t eps: the data fades, too."),
+                ((1 - S) * x + S * eps, f"The {name} is asked at z_t, not at z_s."),
+            )
+            compare(asked[name][0][0], z, f"The {name} is asked at z_t = (1 - t) x + t eps.", likely)
+        end = torch.stack([edges[edges < u].max() for u in t])
+        E, u, v = column(end, x), teacher(z, t), student(z, t)
+        z_s = z + (S - T) * u
+        likely = (
+            (z, "The target is asked at z_s, after the teacher's step, not at z_t."),
+            ((1 - S) * x + S * eps, "z_s comes from the teacher's step, not from the data and the noise."),
+            (z + (T - S) * u, "The teacher's step goes to the cleaner s: s - t is negative."),
+            (z + (E - T) * u, "The teacher takes one small step, to s, not to the edge."),
+            (z + u, "The teacher's step has the length s - t."),
+            (z + (S - T) * v, "The small step is the teacher's, not the student's."),
+            (z + (S - T) * target(z, t), "The small step is the teacher's, not the target's."),
+        )  # fmt: skip
+        hint = (
+            "The target is asked where the teacher's small step lands, z_t + (s - t) v_teacher: no new noise."
         )
-        close(asked["student"][0][0], z, where + "The student is asked at z_t = (1 - t) x + t eps.")
-        close(asked["student"][0][1], t, where + "The student is asked at t = grid[index].")
-        close(asked["teacher"][0][0], z, where + "The teacher steps from z_t.")
-        close(asked["teacher"][0][1], t, where + "The teacher is asked at t.")
-        z_s = z + column(s - t, x) * teacher(z, t)
-        close(
-            asked["target"][0][0],
-            z_s,
-            where + "The target is asked where the teacher's one small step lands.",
+        compare(asked["target"][0][0], z_s, hint, likely)
+        at, inside = asked["target"][0][1], s > 0
+        likely = (
+            (t[inside], "The target is asked at s = grid[index - 1], where z_s is, not at t."),
+            (end[inside], "The target is asked at s, where z_s is, not at the edge."),
         )
-        inside = s > end
-        close(asked["target"][0][1][inside], s[inside], where + "The target is asked at s = grid[index - 1].")
-        assert (asked["target"][0][1] > 0).all(), (
-            "Where s = 0 the target's jump has length zero: ask it at t. At time 0 some networks divide by 0."
+        compare(at[inside], s[inside], "The target is asked at s = grid[index - 1].", likely)
+        hint = "Where s = 0 the target is asked at t, still at z_s. At time 0 some networks divide by 0."
+        close(at[~inside], t[~inside], hint)
+
+        # both jumps
+        w = target(z_s, torch.where(inside, s, t))
+        landed, wanted = z + (E - T) * v, z_s + (E - S) * w
+        own = column(torch.stack([edges[edges < u].max() if u > 0 else u for u in s]), x)
+        at_most = column(torch.stack([edges[edges <= u].max() for u in t]), x)
+        zero = 0 * E
+        jumps = lambda a, b: (z + (a - T) * v) - (z_s + (b - S) * w)
+        along = lambda c: c.expand_as(x) if dims[-1] == n else column(c, x)  # the wrong axis
+        likely = [
+            (huber(d, c), sentence)
+            for d, sentence in (
+                (z + (T - E) * v - wanted, "The student's jump goes down: its length is e - t, not t - e."),
+                (landed - z_s + (E - S) * w, "The target's jump goes down: its length is e - s, not s - e."),
+                (z + (T - E) * v - z_s + (E - S) * w, "Both jumps go down: e - t and e - s are negative."),
+                (jumps(zero, zero), "Not to 0: both jumps end at the edge of the phase of t."),
+                (jumps(E, zero), "The target jumps to the same edge as the student, not to 0."),
+                (jumps(zero, E), "The student jumps to the edge of its phase, not to 0."),
+                (jumps(E, own), "The target jumps to the edge of t: with that of s, phases dissolve."),
+                (jumps(own, own), "Both jump to the edge of the phase of t, not to that of s."),
+                (jumps(at_most, at_most), "Strictly below t: from an edge on to the edge below."),
+                (z + along(end - t) * v - wanted, "e - t runs along the wrong axis: one for each sample."),
+                (
+                    z + along(end - t) * v - (z_s + along(end - s) * w),
+                    "e - t and e - s run along the wrong axis: one for each sample.",
+                ),
+                (landed - z_s, "The target is not z_s everywhere: from there it jumps to the edge, too."),
+                (landed - (z_s + (E - T) * w), "The target's jump starts at s: its length is e - s."),
+                (landed - (z + (E - S) * w), "The target's jump starts from z_s, not from z_t."),
+                (z_s + (E - T) * v - wanted, "The student's jump starts from z_t, not from z_s."),
+                (v - w, "Compare where the jumps land, not the velocities."),
+                ((landed - wanted) / (E - T), "Compare where the jumps land, not slopes: no division."),
+                (landed - wanted.flip(0), "Each sample has its own target."),
+            )
+        ]  # fmt: skip
+        likely += likely_distances(landed - wanted, c)
+        hint = (
+            "The student's jump from t and the target's from s end at one edge, the largest strictly below t."
         )
-        if phases == 1:  # a student that misses by -t v, while target and teacher stand still
-            still, miss = lambda z, t: 0 * z, column(t, x) * student(z, t)
-            for c in (1e-3, 0.7):
-                loss_of_miss = phased_loss(student, still, still, x, eps, index, grid, edges, c)
-                hint = (
-                    "One phase ends at 0. With target and teacher that answer 0, d = -t v, each sample with "
-                    "its own t. Then Huber: sqrt(d^2 + c^2) - c for each number of d, and the mean."
-                )
-                close(loss_of_miss, ((miss**2 + c**2).sqrt() - c).mean((1, 2, 3)), hint, 1e-9)
-        landed = z + column(end - t, x) * student(z, t)
-        wanted = z_s + column(end - s, x) * target(z_s, torch.where(s > 0, s, t))
-        difference = landed - wanted
-        hint = where + (
-            "Both jump to the same edge, that of the phase of t: the student from t, the target from s. At "
-            "an edge the target's jump has length zero."
+        right = huber(landed - wanted, c)
+        compare(loss, right, hint, likely, 1e-9)
+
+        # gradients
+        assert loss.requires_grad, (
+            "The gradient must flow through the student's jump: no_grad for the target alone."
         )
-        by_hand = ((difference**2 + 1e-6).sqrt() - 1e-3).mean((1, 2, 3))
-        close(loss, by_hand, hint, 1e-9)
+        grads = dict(zip(NETS, torch.autograd.grad(loss.sum(), list(knobs.values()), allow_unused=True)))
+        assert grads["student"] is not None, "The gradient must flow through the student's jump."
+        for name in ("target", "teacher"):
+            assert grads[name] is None, f"No gradient may reach the {name}: torch.no_grad()."
+        by_hand = huber(z + (E - T) * student(knobs["student"] * z, t) - wanted, c)
+        wished = torch.autograd.grad(by_hand.sum(), knobs["student"])[0]
+        close(grads["student"], wished, "The gradient is that of Huber's distance of the two jumps.", 1e-9)
+        own_target = phased_loss(nets[0], nets[0], nets[2], x, eps, index, grid, edges, c)
+        frozen = phased_loss(nets[0], student, nets[2], x, eps, index, grid, edges, c)
+        both, one = (torch.autograd.grad(a.sum(), knobs["student"])[0] for a in (own_target, frozen))
+        close(both, one, "The student as its own target: as a target it gets no gradient.")
 
-    # straight flow: one data point, so that velocity, chord and teacher's step are one line
-    point = torch.randn(8, 8, 8, generator=g, dtype=DOUBLE)
-    straight = lambda z, t: (z - point) / column(t, z)
-    for phases in (1, 2, 4, 8):
-        loss = phased_loss(
-            straight, straight, straight, point.expand_as(x), eps, index, grid, grid[:: n // phases]
-        )
-        close(loss, 0 * loss, "On a straight flow there is nothing to learn: the loss is 0.", 1e-9)
+        low = phased_loss(*nets, x.float(), eps.float(), index, grid, edges, c)
+        close_in_float32(low.detach(), right, "The loss")
 
-    # curved flow: with an exact teacher step the perfect student has no loss
-    thing = mixture(2, 3, seed)
-    points = thing.sample(8, g)
-    noise = torch.randn(8, 2, generator=g, dtype=DOUBLE)
-    for phases in (1, 2, 4):
-        edges = grid[:: n // phases]
-        perfect = phased.exact_student(thing.flow_map, edges)
-        step = phased.exact_student(thing.flow_map, grid)
-        loss = phased_loss(perfect, perfect, step, points, noise, index, grid, edges)
-        close(loss, 0 * loss, "A perfect student of an exact teacher has no loss.", 1e-9)
-
-    # gradients
-    edges = grid[::4]
-    knobs = [torch.ones((), dtype=DOUBLE, requires_grad=True) for _ in range(3)]
-    nets = [lambda z, t, k=k, net=net: net(k * z, t) for k, net in zip(knobs, (student, target, teacher))]
-    loss = phased_loss(*nets, x, eps, index, grid, edges)
-    assert loss.requires_grad, (
-        "The gradient must flow through the student's jump: no_grad for the target alone."
-    )
-    grads = torch.autograd.grad(loss.sum(), knobs, allow_unused=True)
-    assert grads[0] is not None, "The gradient must flow through the student's jump."
-    assert grads[1] is None and grads[2] is None, "No gradient may reach target or teacher: torch.no_grad()."
-    landed = lambda k: z + column(phased.phase_end(t, edges) - t, x) * student(k * z, t)
-    with torch.no_grad():
-        z_s, end = z + column(s - t, x) * teacher(z, t), phased.phase_end(t, edges)
-        wanted = z_s + column(end - s, x) * target(z_s, torch.where(s > 0, s, t))
-    distance = ((landed(knobs[0]) - wanted) ** 2 + 0.09).sqrt() - 0.3
-    right = torch.autograd.grad(distance.mean((1, 2, 3)).sum(), knobs[0])[0]
-    found = torch.autograd.grad(phased_loss(*nets, x, eps, index, grid, edges, 0.3).sum(), knobs[0])[0]
-    close(found, right, "The gradient is that of the Huber distance: d / sqrt(d^2 + c^2), per number.", 1e-9)
-    same = [lambda z, t: student(knobs[0] * z, t)] * 2
-    frozen = lambda z, t: student(z, t)
-    both = torch.autograd.grad(phased_loss(*same, teacher, x, eps, index, grid, edges).sum(), knobs[0])[0]
-    one = torch.autograd.grad(
-        phased_loss(same[0], frozen, teacher, x, eps, index, grid, edges).sum(), knobs[0]
-    )[0]
-    close(both, one, "The student as its own target: its gradient must stop there.")
-
-    alone = phased_loss(student, target, teacher, x[1:2], eps[1:2], index[1:2], grid, edges)
-    whole = phased_loss(student, target, teacher, x, eps, index, grid, edges)
-    close(alone, whole[1:2], "A loss must not depend on its neighbours.")
-    at_zero = lambda z, t: target(z, t) / column(t, z)  # some networks divide by the time
-    assert phased_loss(student, at_zero, teacher, x, eps, index, grid, edges).isfinite().all(), (
-        "Not finite: from s = 0 the jump has length zero, and the target's answer is not needed."
-    )
-    low = [a.float() for a in (x, eps)]
-    assert phased_loss(student, target, teacher, *low, index, grid, edges).dtype == torch.float32, (
-        "The loss has the dtype of x."
-    )
-    for bad, what in ((0 * index, "0: it is clean, nothing starts there, and it"), (index + 1, "n + 1: it")):
-        refuses(
-            lambda: phased_loss(student, target, teacher, x, eps, bad, grid, edges),
-            f"Index {what} must be refused.",
-        )
-    refuses(
-        lambda: phased_loss(student, target, teacher, x, eps, index[:1], grid, edges),
-        "One index for eight samples must be refused.",
-    )
-    refuses(
-        lambda: phased_loss(lambda z, t: z[:, :1], target, teacher, x, eps, index, grid, edges),
-        "A student that returns another shape must be refused: it would be broadcast.",
-    )
-    for wrong in ((student, lambda z, t: z[:, :1], teacher), (student, target, lambda z, t: z[:, :1])):
-        refuses(
-            lambda: phased_loss(*wrong, x, eps, index, grid, edges),
-            "A target or teacher that returns another shape must be refused: it would be broadcast.",
-        )
-    refuses(
-        lambda: phased_loss(student, target, teacher, x, eps, index, grid, edges, -1.0),
-        "A negative huber_c must be refused.",
-    )
+    default = phased_loss(*nets, x, eps, index, grid, edges)
+    close(default, huber(landed - wanted, 1e-3), "huber_c is 1e-3 by default.", 1e-9)
+    call = lambda *nets, noise=eps, i=index, c=1e-3: phased_loss(*nets, x, noise, i, grid, edges, c)
+    nets = (student, target, teacher)
+    for bad, what in ((0, "0, where nothing starts,"), (-1, "-1"), (n + 1, "n + 1")):
+        for i in (torch.cat([index[:-1], torch.tensor([bad])]), torch.full_like(index, bad)):
+            refuses(lambda: call(*nets, i=i), f"Index {what} must be refused, also one of many.")
+    for i in (index[:1], index[:-1], torch.cat([index, index[:1]])):
+        refuses(lambda: call(*nets, i=i), f"{len(i)} indices for {n} samples must be refused.")
+    for noise in (eps[:1], eps[:, :1]):
+        refuses(lambda: call(*nets, noise=noise), "eps of another shape than x must be refused.")
+    for c in (-1.0, math.nan):
+        refuses(lambda: call(*nets, c=c), f"huber_c = {c} must be refused.")
+    for k, name in enumerate(NETS):
+        for other in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
+            refuses(
+                lambda: call(*nets[:k], other, *nets[k + 1 :]),
+                f"A {name} that answers in another shape must be refused: it would be broadcast.",
+            )
 
 
-def consistency_velocity(std: float):
-    """The chord slope of the perfect one-phase student of N(0, std^2), written out."""
+def sampled(velocity, z: Tensor, stops, shares, generator, dtype=DOUBLE) -> list[Tensor]:
+    """The state at each stop, by hand; the noise is drawn in dtype."""
+    states = [z]
+    for t, s, share in zip(stops, stops[1:], shares):
+        v = velocity(z, torch.full((len(z),), t, dtype=DOUBLE))
+        x_hat, eps_hat = z - t * v, z + (1 - t) * v
+        if share > 0 and s > 0:
+            new = torch.randn(z.shape, generator=generator, dtype=dtype).double()
+            eps_hat = math.sqrt(1 - share**2) * eps_hat + share * new
+        z = (1 - s) * x_hat + s * eps_hat
+        states.append(z)
+    return states
 
-    def velocity(z, t):
-        t = column(t, z)
-        return z * (1 - std / ((1 - t) ** 2 * std**2 + t**2).sqrt()) / t
 
-    return velocity
+def likely_steps(z, v, new, t, s, f) -> list[tuple[Tensor, str]]:
+    """What is found after one step in the place of (1 - s) x_hat + s (sqrt(1 - f^2) eps_hat + f new)."""
+    x_hat, eps_hat, old = z - t * v, z + (1 - t) * v, math.sqrt(1 - f**2)
+    noise = old * eps_hat + f * new
+    euler = "" if f else " Euler's step is z + (s - t) v."
+    step = lambda a, b: (1 - s) * a + s * b
+    return [
+        (z + (t - s) * v, "The step goes down: s - t is negative." + euler),
+        (z + v, "The step has the length s - t." + euler),
+        (x_hat, "The next state is at s, not at 0: (1 - s) x_hat + s eps'."),
+        (step(x_hat, eps_hat), "There is no new noise: fresh is ignored."),
+        (step(x_hat, new), "All noise is new: fresh is the share of it, and 0.6 leaves 0.8 of the old."),
+        (step(x_hat, eps_hat + f * new), "Noise on top: of the old keep sqrt(1 - fresh^2)."),
+        (step(x_hat, (1 - f) * eps_hat + f * new), "Of the old noise sqrt(1 - fresh^2), not 1 - fresh."),
+        (step(x_hat, (1 - f**2) * eps_hat + f * new), "Of the old noise sqrt(1 - fresh^2): with the root."),
+        (step(x_hat, f * eps_hat + old * new), "Old and new noise are exchanged: fresh = 0 is Euler."),
+        (step(x_hat, (1 - f) ** 0.5 * eps_hat + f**0.5 * new), "Of the new noise fresh, not its root."),
+        (x_hat + s * noise, "The data fades, too: (1 - s) x_hat, not x_hat."),
+        (x_hat + noise, "The weights of data and noise, 1 - s and s, are missing."),
+        ((1 - s) * x_hat + math.sqrt(s) * noise, "The noise has the size s, not its root."),
+        ((1 - s) * x_hat + s**2 * noise, "The noise has the size s, not its square."),
+        ((1 - s) * x_hat + noise, "The noise has the size s."),
+        ((1 - t) * x_hat + t * noise, "The next state is at s, not at t: (1 - s) x_hat + s eps'."),
+        (s * x_hat + (1 - s) * noise, "Data and noise are exchanged: (1 - s) x_hat + s eps'."),
+        (step(z - v, noise), "x_hat = z - t v: the way back to the data has the length t."),
+        (step(z + t * v, noise), "x_hat = z - t v: minus, back to the data."),
+        (step(z - s * v, noise), "x_hat = z - t v: z is at t, not at s."),
+        (step(z, noise), "x_hat = z - t v is not z itself."),
+        (step(x_hat, old * (z - (1 - t) * v) + f * new), "eps_hat = z + (1 - t) v: plus, on to the noise."),
+        (step(x_hat, old * (z + t * v) + f * new), "eps_hat = z + (1 - t) v: 1 - t is left to the noise."),
+        (step(x_hat, old * (z + (1 - s) * v) + f * new), "eps_hat = z + (1 - t) v: z is at t, not at s."),
+        (step(x_hat, old * (z + v) + f * new), "eps_hat = z + (1 - t) v: 1 - t is left to the noise."),
+        (step(x_hat, old * v + f * new), "eps_hat = z + (1 - t) v: the velocity is not the noise."),
+        (step(x_hat, old * z + f * new), "eps_hat = z + (1 - t) v is not z itself."),
+    ]  # fmt: skip
 
 
 def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> None:
-    """One formula from Euler to fresh noise; its limits, its randomness, and what each is exact for."""
+    """One formula from Euler to fresh noise: where it asks, each state, its random numbers, its digits."""
     g = torch.Generator().manual_seed(seed)
-    z, point = torch.randn(2, 4, 4, 4, 4, generator=g, dtype=DOUBLE)
-    stops = exact(1.0, 0.8, 0.3, 0.0)
-    asked = []
-    recorded = lambda z, t: asked.append(t) or student(z, t)
-    generator = torch.Generator().manual_seed(3)
-    state = generator.get_state()
-    found = phased_sample(recorded, z, stops, 0.0, generator)
-    assert torch.equal(state, generator.get_state()), "Euler draws no random numbers."
-    expected = z
-    for t, s in zip(stops, stops[1:]):
-        expected = expected + (s - t) * student(expected, t.expand(4))
-    close(found, expected, "fresh = 0 is Euler: z + (s - t) v, from stop to stop, down to the last.", 1e-9)
-    close(torch.stack(asked), stops[:-1, None].expand(3, 4), "Ask at t, the noisier end of each step, (b,).")
-
-    for fresh in (1.0, 0.6, exact(0.2, 1.0, 0.9)):
-        shares = torch.as_tensor(fresh, dtype=DOUBLE).expand(3)
-        found = phased_sample(student, z, stops, fresh, torch.Generator().manual_seed(3))
-        drawn, expected = torch.Generator().manual_seed(3), z
-        for t, s, share in zip(stops, stops[1:], shares):
-            v = student(expected, t.expand(4))
-            x_hat, eps_hat = expected - t * v, expected + (1 - t) * v
-            if s > 0:
-                new = torch.randn(z.shape, generator=drawn, dtype=DOUBLE)
-                eps_hat = (1 - share**2).sqrt() * eps_hat + share * new
-            expected = (1 - s) * x_hat + s * eps_hat
-        hint = (
-            "(1 - s) x_hat + s eps', x_hat = z - t v, eps_hat = z + (1 - t) v, "
-            "eps' = sqrt(1 - fresh^2) eps_hat + fresh noise of z's dtype, drawn once per stop above 0."
+    for dims, stops, fresh in (
+        ((4, 4, 4), (0.9, 0.8, 0.3, 0.0), 0.0),
+        ((4, 4, 4), (0.9, 0.8, 0.3, 0.0), 0.6),
+        ((3,), (1.0, 0.8, 0.3, 0.0), 1.0),
+        ((2, 3, 5), (0.9, 0.8, 0.55, 0.4, 0.0), exact(0.2, 1.0, 0.0, 0.9)),
+        ((2, 1, 3, 5), (0.9, 0.5, 0.2), exact(0.0, 0.7)),  # a last stop above 0 keeps its noise
+        ((4,), (1.0, 0.0), 1),
+        ((4,), (0.7, 0.1), 0),
+    ):
+        z = float32_numbers(4, *dims, generator=g)
+        shares = (fresh.tolist() if isinstance(fresh, Tensor) else [float(fresh)]) * len(stops)
+        shares = shares[: len(stops) - 1]
+        ours, theirs = (torch.Generator().manual_seed(3 + seed) for _ in range(2))
+        asked, levels, before = [], exact(*stops), theirs.get_state()
+        path = sampled(student, z, stops, shares, ours)
+        found = accepts(
+            lambda: phased_sample(recorded(student, asked), z, levels, fresh, theirs),
+            f"fresh = {fresh} with stops {stops}",
         )
-        if (found - expected).abs().max() < 1e-6:
-            hint = "Right, but for its digits: torch.as_tensor(0.6) is float32; keep fresh in float64."
-        close(found, expected, hint, 1e-9)
-        straight = lambda z, t: (z - point) / column(t, z)
-        end = phased_sample(straight, z, stops, fresh, generator)
-        close(end, point, "When all data is one point, every sampler ends there, without noise.", 1e-9)
-    above = exact(0.9, 0.5, 0.2)  # a last stop above 0 keeps its noise
-    expected, drawn_2 = 100 * z, torch.Generator().manual_seed(3)
-    for t, s in zip(above, above[1:]):
-        v = student(expected, t.expand(4))
-        new = torch.randn(z.shape, generator=drawn_2, dtype=DOUBLE)
-        expected = (1 - s) * (expected - t * v) + s * new
-    found = phased_sample(student, 100 * z, above, 1.0, torch.Generator().manual_seed(3))
-    close(
-        found, expected, "At a last stop above 0 the state has noise of size s; x_hat is not clipped.", 1e-8
-    )
-    after = torch.randn(3, generator=drawn)
-    left = torch.Generator().manual_seed(3)
-    phased_sample(student, z, stops, 1.0, left)
-    close(torch.randn(3, generator=left), after, "No noise is drawn for a stop at 0.", 0.0, 0.0)
 
-    # a perfect one-phase student: Euler makes the data too wide by a known factor, fresh noise keeps it
-    std, noise = 0.7, torch.randn(40_000, 1, generator=g, dtype=DOUBLE)
-    velocity, r = consistency_velocity(std), 0.6
-    gain = ((1 - r) * std + r) / math.hypot((1 - r) * std, r)
-    two = phased_sample(velocity, noise, exact(1.0, r, 0.0))
-    close(
-        two,
-        gain * std * noise,
-        "Without `fresh` it is Euler: two steps on a consistency function have a known gain.",
-        1e-9,
-    )
-    width = phased_sample(velocity, noise, exact(1.0, 0.9, 0.7, 0.4, 0.2, 0.0), 1.0, g).std() / std
-    assert abs(width - 1) < 0.02, (
-        f"Fresh noise must keep a perfect consistency function's data as wide as it is: {width:.3f} times. "
-        "Is the noise of size s, and x_hat scaled by 1 - s?"
-    )
-    # a perfect phased student from edge to edge is the flow itself
-    thing = mixture(2, 3, seed)
-    start = torch.randn(50, 2, generator=g, dtype=DOUBLE)
-    edges = exact(0.0, 0.3, 0.7, 1.0)
-    found = phased_sample(phased.exact_student(thing.flow_map, edges), start, edges.flip(0))
-    one = torch.ones(50, dtype=DOUBLE)
-    truth = thing.flow_map(start, one, 0 * one, rectified_flow)
-    close(found, truth, "Euler from edge to edge on a perfect phased student is exact.", 1e-8)
+        # where it asks
+        times = exact(*(t[0].item() for _, t in asked))
+        likely = (
+            (levels[1:], "The network is asked at t, the noisier end of a step, where z is, not at s."),
+            (1000 * levels[:-1], "The network is asked at t itself, from 0 to 1."),
+            (levels, "One question for each step: nothing is left to ask at the last stop."),
+            (levels[:-2], "The way ends at the last stop: one step for each pair of stops."),
+        )
+        compare(times, levels[:-1], "The network is asked once for each step, at its noisier end t.", likely)
+        close(torch.stack([t for _, t in asked]), levels[:-1, None].expand(-1, 4), "All samples are at t.")
+        close(asked[0][0], z, "The first question is asked at the z that is given.")
 
-    single = phased_sample(student, z.float(), stops, 0.5)
-    assert single.dtype == torch.float32, "The sample has the dtype of z."
+        # its random numbers, and each state
+        draws = any(share > 0 and s > 0 for share, s in zip(shares, stops[1:]))
+        if not draws:
+            assert torch.equal(before, theirs.get_state()), (
+                "Nothing is drawn for fresh = 0, Euler, nor for a stop at 0, where noise has no weight."
+            )
+        else:
+            assert not torch.equal(before, theirs.get_state()), (
+                "New noise comes from the generator that is given: this one was not used."
+            )
+        walked = [z for z, _ in asked[1:]] + [found]
+        drawn, last = torch.Generator().manual_seed(3 + seed), 0
+        for k, (t, s, share) in enumerate(zip(stops, stops[1:], shares)):
+            a, v = path[k], student(path[k], torch.full((4,), t, dtype=DOUBLE))
+            new = torch.randn(a.shape, generator=drawn, dtype=DOUBLE) if share > 0 and s > 0 else 0 * a
+            hint = "(1 - s) x_hat + s eps', x_hat = z - t v, eps' = sqrt(1 - fresh^2) eps_hat + fresh new."
+            if s == 0:
+                hint = "At s = 0 only x_hat = z - t v is left, without noise."
+            x_hat, eps_hat = a - t * v, a + (1 - t) * v
+            mixed = lambda f, new: (1 - s) * x_hat + s * ((1 - f**2) ** 0.5 * eps_hat + f * new)
+            likely = [(a, "The state stays where it was: from each stop go on from the newest z.")]
+            likely += [
+                (mixed(f, new), "fresh[0] belongs to stops[1], the first that is arrived at.")
+                for f in set(shares) - {share}
+            ]
+            likely += likely_steps(a, v, new, t, s, share)
+            likely += [
+                (mixed(share, last), "The noise of the stop before once more: draw anew for each stop.")
+            ]
+            last = new
+            compare(walked[k], path[k + 1], hint, likely, 1e-9)
+        assert torch.equal(ours.get_state(), theirs.get_state()), (
+            "Draw once for each stop with fresh > 0; not for fresh = 0, and not for a stop at 0."
+        )
+
+        ours, theirs = (torch.Generator().manual_seed(3 + seed) for _ in range(2))
+        right = sampled(student, z, stops, shares, ours, torch.float32)[-1]
+        low = phased_sample(recorded(student, []), z.float(), levels, fresh, theirs)
+        if draws and low.dtype == torch.float32:
+            assert torch.equal(ours.get_state(), theirs.get_state()), (
+                "New noise has the dtype of z, as randn_like."
+            )
+        close_in_float32(low, right, "The sample")
+        close(
+            phased_sample(recorded(student, []), z, levels.float(), 0.0),
+            sampled(student, z, levels.float().tolist(), [0.0] * len(shares), None)[-1],
+            "Stops may be float32 where z is float64: the network still gets t in z's dtype.",
+            1e-5,
+        )
+
+    z, levels = 100 * float32_numbers(4, 3, generator=g), exact(0.9, 0.5, 0.2)
+    ours, theirs = (torch.Generator().manual_seed(3) for _ in range(2))
     close(
-        phased_sample(student, z[1:2], stops),
-        phased_sample(student, z, stops)[1:2],
-        "A sample must not depend on its neighbours.",
+        phased_sample(student, z, levels, 1.0, theirs),
+        sampled(student, z, levels.tolist(), [1.0, 1.0], ours)[-1],
+        "Right for small z, not for large ones: nothing is clipped.",
+        1e-8,
     )
-    refuses(lambda: phased_sample(student, z, stops.flip(0)), "Stops that rise must be refused.")
-    refuses(lambda: phased_sample(student, z, stops[:1]), "A single stop must be refused.")
-    refuses(lambda: phased_sample(student, z, 2 * stops), "Stops above 1 must be refused.")
-    refuses(lambda: phased_sample(student, z, stops - 0.1), "Stops below 0 must be refused.")
-    refuses(lambda: phased_sample(lambda z, t: z[:, :1], z, stops), "Another shape must be refused.")
-    refuses(lambda: phased_sample(student, z, stops, exact(0.1, 0.2)), "Two shares for three stops: refuse.")
-    refuses(lambda: phased_sample(student, z, stops, 1.5), "fresh above 1 must be refused.")
-    refuses(lambda: phased_sample(student, z, stops, -0.1), "fresh below 0 must be refused.")
+    close(
+        phased_sample(student, z, levels, 1.0, theirs),
+        sampled(student, z, levels.tolist(), [1.0, 1.0], ours)[-1],
+        "A second call with the same generator draws other numbers: it must not be seeded or copied.",
+        1e-8,
+    )
+    close(
+        phased_sample(student, z, levels),
+        sampled(student, z, levels.tolist(), [0.0, 0.0], None)[-1],
+        "Without `fresh` it is Euler.",
+        1e-8,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        right = sampled(student, z, levels.tolist(), [1.0, 1.0], None)[-1]
+        torch.manual_seed(seed)
+        found = phased_sample(student, z, levels, 1.0)
+    close(
+        found, right, "Without a generator the noise is torch's own, as randn_like(z, None) draws it.", 1e-8
+    )
+
+    good = exact(1.0, 0.8, 0.3, 0.0)
+    call = lambda stops=good, fresh=0.0, net=student: phased_sample(net, z, stops, fresh, theirs)
+    for stops, what in (
+        (good.flip(0), "Stops that rise"),
+        (exact(1.0, 0.3, 0.8, 0.0), "Stops that rise once, inside,"),
+        (exact(1.0, 0.8, 0.8, 0.0), "Two equal stops"),
+        (good[:1], "A single stop"),
+        (exact(1.2, 0.8, 0.3, 0.0), "A first stop above 1"),
+        (exact(1.0, 0.8, 0.3, -0.1), "A last stop below 0"),
+        *(
+            (torch.where(good == a, math.nan, good), f"nan in the place of the stop {a}")
+            for a in good.tolist()
+        ),
+    ):
+        refuses(lambda: call(stops), f"{what} must be refused.")
+    for fresh in (1.5, -0.1, math.nan):
+        refuses(lambda: call(fresh=fresh), f"fresh = {fresh} must be refused: a share, from 0 to 1.")
+    for fresh in one_bad(exact(0.2, 1.0, 0.5), 1.5, -0.1):
+        for f in (fresh, fresh.flip(0)):
+            refuses(lambda: call(fresh=f), f"fresh = {f.tolist()} must be refused: every one from 0 to 1.")
+    for k in (2, 4, 5):
+        refuses(lambda: call(fresh=torch.full((k,), 0.5)), f"{k} shares for 3 steps must be refused.")
+    for other in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
+        refuses(lambda: call(net=other), "A velocity of another shape than z must be refused.")
 
 
 def check_tcd_fresh(tcd_fresh=phased.tcd_fresh, seed: int = 0) -> None:
-    """Its limits, and TCD's own step: down to (1 - gamma) s, then up to s."""
-    s = exact(0.9, 0.5, 0.2, 0.01)
-    close(tcd_fresh(s, 0.0), 0 * s, "gamma = 0 is Euler: no fresh noise.", 1e-7)
-    close(tcd_fresh(s, 1.0), torch.ones_like(s), "gamma = 1 is re-noising: all noise fresh.")
-    for gamma in (0.3, 0.05 + 0.1 * (seed % 9)):
-        u = (1 - gamma) * s
-        k = (1 - s) / (1 - u)  # x_hat and eps_hat at u, scaled until the signal is that of s
-        lifted = (s**2 - (k * u) ** 2).sqrt()
-        hint = "(1 - u) x_hat + u eps_hat, u = (1 - gamma) s; then (1 - s) / (1 - u) of it, and noise to s."
-        close(s * tcd_fresh(s, gamma), lifted, hint)
-    refuses(lambda: tcd_fresh(s, 1.1), "gamma above 1 must be refused.")
+    """TCD's own step, down to (1 - gamma) s and up to s, as a share of fresh noise; and its limits."""
+    stops = torch.cat(
+        [0.02 + 0.97 * torch.rand(4, generator=torch.Generator().manual_seed(seed)).double(), exact(0.01)]
+    )
+
+    def formula(gamma):
+        u = (1 - gamma) * stops
+        k = (1 - stops) / (1 - u)  # x_hat and eps_hat at u, scaled until the signal is that of s
+        return u, k, (stops**2 - (k * u) ** 2).sqrt() / stops
+
+    for gamma in (0.3, 0.05 + 0.1 * (seed % 9), 0.8):
+        u, k, right = formula(gamma)
+        kept = k * u / stops
+        found = accepts(lambda: tcd_fresh(stops, gamma), f"gamma = {gamma:g}")
+        likely = (
+            (torch.full_like(stops, gamma), "gamma says how far down, not which share of the noise is new."),
+            ((stops - u) / stops, "gamma says how far down, not which share of the noise is new."),
+            (formula(0.3)[2], "gamma is ignored: it is not always 0.3."),
+            (formula(1 - gamma)[2], "Down to (1 - gamma) s, not to gamma s: gamma = 0 is Euler."),
+            (right * stops, "This is the size of the new noise, c. Its share of all noise at s is c / s."),
+            (kept, "This is the share of the old noise that is left. The new one has the rest, as a square."),
+            (1 - kept, "Independent noises add as squares: the new one is sqrt(1 - kept^2), not 1 - kept."),
+            (1 - kept**2, "The root is missing: shares of size, not of variance."),
+            ((stops**2 - u**2).sqrt() / stops, "On the way up the data shrinks, from 1 - u to 1 - s."),
+            ((1 - k**2).sqrt(), "The old noise at s is k u, not k."),
+            ((1 - (k * u) ** 2).sqrt(), "All noise at s has the size s, not 1: s^2 = (k u)^2 + c^2."),
+        )
+        hint = "s^2 = (k u)^2 + c^2, with u = (1 - gamma) s and k = (1 - s) / (1 - u); the share is c / s."
+        compare(found, right, hint, likely, 1e-9)
+        low = tcd_fresh(stops.float(), gamma)
+        assert low.dtype == torch.float32, (
+            f"The shares have the dtype of stops, torch.float32, not {low.dtype}."
+        )
+        close_in_float32(low, right, "The share")
+        at_zero = tcd_fresh(exact(0.5, 0.0), gamma)[-1:]
+        assert at_zero.isfinite().all(), "nan at the stop 0: there c / s is 0 / 0. Divide s out by hand."
+        close(at_zero, exact(math.sqrt(1 - (1 - gamma) ** 2)), "At the stop 0 the share has a limit.", 1e-9)
+    stops = torch.cat([stops, exact(0.0)])
+    close(tcd_fresh(stops, 0.0), 0 * stops, "gamma = 0 is Euler: no fresh noise.", 1e-7)
+    close(tcd_fresh(stops, 1), torch.ones_like(stops), "gamma = 1 is re-noising: all noise is fresh.")
+    for gamma in (1.1, -0.1, math.nan):
+        refuses(lambda: tcd_fresh(stops, gamma), f"gamma = {gamma} must be refused.")
+    for bad in one_bad(stops, 1.0, 1.5, -0.1):
+        refuses(lambda: tcd_fresh(bad, 0.3), f"A stop at {bad[-1]:g} must be refused, also one of many.")
+
+
+def gaussian_flow(z, t, s, schedule):
+    """The flow map of N(0, 0.7^2) on rectified flow, which loses no digits."""
+    width = lambda t: ((1 - t) ** 2 * 0.49 + t**2).sqrt()
+    return z * column(width(s) / width(t), z)
 
 
 def check_exact_student(exact_student=phased.exact_student, seed: int = 0) -> None:
     """Its jump is the flow map to the edge."""
     thing = mixture(2, 3, seed)
-    z = torch.randn(40, 2, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-    edges = exact(0.0, 0.25, 0.6, 1.0)
-    t = exact(0.25, 0.3, 0.6, 0.9, 1.0).repeat(8)
-    end = exact(0.0, 0.25, 0.25, 0.6, 0.6).repeat(8)
-    landed = z + column(end - t, z) * exact_student(thing.flow_map, edges)(z, t)
-    close(
-        landed,
-        thing.flow_map(z, t, end, rectified_flow),
-        "The slope from z to where the ODE meets the edge.",
-        1e-9,
-    )
+    z = float32_numbers(40, 2, generator=torch.Generator().manual_seed(seed))
+    for edges, times, ends in (
+        (exact(0.0, 0.25, 0.6, 1.0), exact(0.25, 0.3, 0.6, 0.9, 1.0), exact(0.0, 0.25, 0.25, 0.6, 0.6)),
+        (exact(0.0, 1.0), exact(0.1, 0.3, 0.6, 0.9, 1.0), exact(0.0, 0.0, 0.0, 0.0, 0.0)),
+    ):
+        t, end = times.repeat(8), ends.repeat(8)
+        velocity = exact_student(thing.flow_map, edges)
+        landed = thing.flow_map(z, t, end, rectified_flow)
+        right = (landed - z) / column(end - t, z)
+        to_0 = thing.flow_map(z, t, 0 * t, rectified_flow)
+        likely = (
+            (-right, "The velocity leads towards noise: (z - landed) / (t - edge)."),
+            ((z - to_0) / column(t, z), "The chord ends at the edge below t, not at 0."),
+            (landed, "A velocity, the slope of the chord, not the point where it ends."),
+            (z - landed, "The slope is divided by the length t - edge."),
+        )
+        compare(velocity(z, t), right, "The slope from z to where the ODE meets the edge.", likely, 1e-8)
+        slopes = [z.clone().requires_grad_() for _ in range(2)]
+        hand = (slopes[0] - thing.flow_map(slopes[0], t, end, rectified_flow)) / column(t - end, z)
+        wanted = torch.autograd.grad(hand.sum(), slopes[0])[0]
+        found = velocity(slopes[1], t)
+        assert found.requires_grad, "The gradient with respect to z flows through the flow map."
+        close(torch.autograd.grad(found.sum(), slopes[1])[0], wanted, "The gradient with respect to z.", 1e-7)
+        # a float32 time of 0.6 is the edge 0.6, although it is rounded up
+        low = exact_student(gaussian_flow, edges)(z.float(), t.float())
+        right = (gaussian_flow(z, t, end, rectified_flow) - z) / column(end - t, z)
+        close_in_float32(low, right, "The slope", 1e-4)
+        for bad in one_bad(t, 0.0, -0.1, 1.1):
+            refuses(
+                lambda: velocity(z, bad), "A time without an edge below it must be refused, also one of many."
+            )
+    for edges in (exact(1.0, 0.5, 0.0), exact(0.0, 0.6, 0.4, 1.0), exact(0.0), exact(0.0, 0.5, 0.5, 1.0)):
+        refuses(lambda: exact_student(thing.flow_map, edges), "Edges that do not rise must be refused.")
 
 
 def check_aged_student(aged_student=phased.aged_student, seed: int = 0) -> None:
     """Age 0 is the teacher, each age is one sweep of the loss without error, the last one is finished."""
-    z = torch.randn(12, 2, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-    grid = shift(torch.linspace(0, 1, 13, dtype=DOUBLE), 2.0)
-    t, s = grid[1:], grid[:-1]
-    for phases in (1, 3):
-        edges = grid[:: 12 // phases]
-        end = phased.phase_end(t, edges)
-        close(aged_student(teacher, grid, edges, 0)(z, t), teacher(z, t), "Age 0 is the teacher.", 1e-9)
-        for age in (1, 2, 5):
-            older, younger = (aged_student(teacher, grid, edges, a) for a in (age, age - 1))
-            z_s = z + column(s - t, z) * teacher(z, t)
-            wanted = z_s + column(end - s, z) * younger(z_s, torch.where(s > end, s, t))
-            landed = z + column(end - t, z) * older(z, t)
-            hint = (
-                "One sweep: the jump from t must land where the younger student lands after one teacher step."
+    g = torch.Generator().manual_seed(seed)
+    for grid, phases, dims in (
+        (shift(torch.linspace(0, 1, 13, dtype=DOUBLE), 2.0), 1, (12,)),
+        (shift(torch.linspace(0, 1, 13, dtype=DOUBLE), 2.0), 3, (2,)),
+        (torch.linspace(0, 1, 13, dtype=DOUBLE) ** 2, 4, (2, 3, 5)),
+    ):
+        z = float32_numbers(12, *dims, generator=g)
+        t, edges, asked = grid[1:], grid[:: 12 // phases], []
+        end = torch.stack([edges[edges < u].max() for u in t])
+
+        def lands(age, z, t):
+            """Where the jump to the edge lands, by hand; at the edge it has length zero."""
+            velocity = teacher(z, torch.where(t > 0, t, 1))
+            if age == 0:
+                return z + column(end - t, z) * velocity
+            s = torch.maximum(end, grid[(torch.searchsorted(grid, t) - 1).clamp(min=0)])
+            return lands(age - 1, z + column(s - t, z) * velocity, s)
+
+        made = lambda age: aged_student(recorded(teacher, asked), grid, edges, age)
+        close(made(0)(z, t), teacher(z, t), "Age 0 is the teacher.", 1e-9)
+        for age in (2, 1, 5, 12):
+            slope = lambda age: (lands(age, z, t) - z) / column(end - t, z)
+            likely = (
+                (
+                    teacher(z, t),
+                    "This is still the teacher: the age is ignored, or it is asked at one point alone.",
+                ),
+                (slope(age - 1), "One sweep too few: age 1 is one step of the teacher, then straight on."),
+                (slope(age + 1), "One sweep too many: age 1 is one step of the teacher, then straight on."),
             )
-            close(landed, wanted, hint, 1e-9)
-        finished = aged_student(teacher, grid, edges, 12 // phases)
-        close(
-            finished(z, t),
-            aged_student(teacher, grid, edges, 40)(z, t),
-            "After n / phases sweeps nothing changes: it stops at the edge of its phase.",
-            1e-9,
+            hint = "age steps of the teacher on the grid, then straight on to the edge, which is not crossed."
+            compare(made(age)(z, t), slope(age), hint, likely, 1e-9)
+            close_in_float32(made(age)(z.float(), t.float()), slope(age), "The slope", 1e-4)
+        hint = "After n / phases sweeps nothing changes: it stops at the edge of its phase."
+        close(made(12 // phases)(z, t), made(40)(z, t), hint, 1e-9)
+        assert all((t > 0).all() for _, t in asked), (
+            "The teacher is never asked at time 0: some divide by it."
         )
-    refuses(lambda: aged_student(teacher, grid, edges, -1), "A negative age must be refused.")
-    refuses(
-        lambda: aged_student(teacher, grid, edges, 1)(z[:1], exact(0.123)),
-        "A time off the grid must be refused.",
-    )
+        z.requires_grad_()
+        found = made(2)(z, t)
+        assert found.requires_grad, (
+            "The gradient flows through the teacher's steps: no detach and no no_grad."
+        )
+        slopes = (
+            torch.autograd.grad(a.sum(), z)[0] for a in (found, (lands(2, z, t) - z) / column(end - t, z))
+        )
+        close(*slopes, "The gradient flows through each of the teacher's steps.", 1e-9)
+        z = z.detach()
+        for bad in one_bad(t, 0.123, 0.0, 1.1):
+            refuses(lambda: made(1)(z, bad), "A time off the grid must be refused, also one of many.")
+    for age in (-1, 0.5, math.nan):
+        refuses(lambda: aged_student(teacher, grid, edges, age), f"An age of {age} must be refused.")

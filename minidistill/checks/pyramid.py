@@ -1,4 +1,4 @@
-"""Checks of pyramidal flow matching: covariances by feeding unit vectors, and an exact Gaussian field.
+"""Checks of pyramidal flow matching: covariances by feeding unit vectors, and every step by hand.
 
 Samples cannot tell a wrong jump from a right one: with the wrong correlations inside a block, the variance is
 right, and small images even look cleaner. Every map here is linear in the noise, so its covariance is exact.
@@ -6,306 +6,713 @@ Cuts are never even: at a signal weight of 1/2, e and 1 - e are the same number.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from numbers import Real
 
 import torch
-from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from minidistill import pyramid
-from minidistill.checks import close, refuses
+from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
 
 DOUBLE = torch.float64
 CUTS = ([0, 0.3, 1], [0, 0.25, 0.6, 1], [0, 1 / 3, 2 / 3, 1])
+CASES = (  # cuts, gamma, steps of each stage, shares of a batch of 4; c, height, width of the coarsest size
+    ([0, 0.15, 0.65, 1], 1 / 3, [2, 3, 1], (1, 2, 1), (2, 1, 3)),
+    (CUTS[2], 0.1, [1, 2, 2], (2, 1, 1), (1, 3, 1)),
+    (CUTS[0], 0.2, [3, 2], (1, 3), (4, 2, 2)),  # b = c = height = width in the second stage
+    ([0, 0.65, 1], 1 / 3, [1, 2], None, (3, 1, 1)),
+    ([0, 1], 1 / 3, [4], (1,), (3, 3, 5)),
+)
 
 
-def images(*shape: int, seed: int) -> torch.Tensor:
+def images(*shape: int, seed: int) -> Tensor:
     """Unit Gaussian images in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
 
 
-def units(channels: int, side: int) -> torch.Tensor:
+def units(channels: int, height: int, width: int | None = None) -> Tensor:
     """Every unit vector of an image, as a batch."""
-    return torch.eye(channels * side**2, dtype=DOUBLE).reshape(-1, channels, side, side)
+    width = height if width is None else width
+    return torch.eye(channels * height * width, dtype=DOUBLE).reshape(-1, channels, height, width)
 
 
-def halved(x: torch.Tensor) -> torch.Tensor:
+def halved(x: Tensor) -> Tensor:
     """2x2 means, by slices."""
     return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
 
 
-def doubled(x: torch.Tensor) -> torch.Tensor:
+def doubled(x: Tensor) -> Tensor:
     """Each pixel 2x2 times, by repetition along both axes."""
     return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
-def check_stages(stages=pyramid.stages, seed: int = 0) -> None:
-    """Closed forms, the shift of SD3, the times, and refusals."""
-    for k in (1, 2, 3, 4):
-        found = stages([i / k for i in range(k + 1)])
-        assert len(found) == k, f"One stage for each interval: {k} here, not {len(found)}."
-        for i, stage in enumerate(found):
-            assert abs(stage.end - (i + 1) / k) < 1e-12, (
-                "A stage ends at its upper cut: end is the signal weight."
-            )
-            assert abs(stage.start - i / (2 * k - i)) < 1e-12, (
-                f"Even cuts: start_i = i / (2 K - i); stage {i} of {k} starts at {stage.start:.4f}. It is "
-                "e / (c (1 - e) + e), e of the stage before, c = sqrt(1 + 1 / gamma) = 2."
-            )
-    table = (  # numbers of the released code: cuts, gamma, starts, alphas, betas
-        ([0, 0.5, 1], 0.25, [0.309017], [0.618034], [0.618034]),
-        ([0, 0.2, 0.5, 1], 1 / 3, [0.1111111, 0.3333333], [0.5555555, 0.6666667], [0.7698004, 0.5773503]),
-        ([0, 0.333, 0.666, 1], 0.2, [0.1693097, 0.4487479], [0.5084376, 0.6737956], [0.7583130, 0.5032220]),
-        ([0, 0.333, 0.666, 1], 0.1, [0.1308351, 0.3754751], [0.3928982, 0.5637765], [0.8287162, 0.5954611]),
+def bilinear(x: Tensor) -> Tensor:
+    """A wrong Up, which many libraries do unless told otherwise."""
+    return interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def smaller(x: Tensor, times: int, gain: float = 1.0) -> Tensor:
+    """x, halved so many times, each time times the gain."""
+    for _ in range(times):
+        x = gain * halved(x)
+    return x
+
+
+def near(
+    found: Tensor,
+    right: Tensor,
+    hint: str,
+    likely: dict[str, Tensor] | None = None,
+    tol: float = 1e-10,
+    where: str = "",
+) -> None:
+    """close; the hint is the sentence of the likely mistake whose answer `found` is, where it is one."""
+
+    def same(wrong: Tensor, tol: float) -> bool:
+        return found.shape == wrong.shape and torch.allclose(found.to(wrong), wrong, tol, tol)
+
+    if isinstance(found, Tensor) and not same(right, tol):
+        if same(right, 1e-5):
+            hint = f"Right to five digits, not to ten: is it computed in float32, or is 1e-6 added? {hint}"
+        else:
+            hint = next((why for why, wrong in (likely or {}).items() if same(wrong, 1e-6)), hint)
+    close(found, right, hint + where, tol, tol)
+
+
+def close_gradients(found: Tensor, right: Tensor, inputs: list[Tensor], what: str) -> None:
+    """AssertionError unless gradients reach all the inputs, and are those of the right answer."""
+    assert found.requires_grad, f"No gradient passes through {what}: is there a detach, or a no_grad?"
+    weights = torch.linspace(1, 2, found.numel(), dtype=found.dtype).reshape(found.shape)
+    both = (
+        torch.autograd.grad((y * weights).sum(), inputs, retain_graph=True, allow_unused=True)
+        for y in (found, right)
     )
-    for cuts, gamma, starts, alphas, betas in table:
-        for stage, before, *numbers in zip(stages(cuts, gamma)[1:], cuts[1:], starts, alphas, betas):
-            where = f"cuts {cuts}, gamma {gamma:.3f}: "
-            assert stage.gamma == gamma, "A stage keeps its gamma, with its sign."
-            for name, value in zip(("start", "alpha", "beta"), numbers):
-                hint = {
-                    "start": "start = e / (c (1 - e) + e), c = sqrt(1 + 1 / gamma), e of the stage before.",
-                    "alpha": "alpha = start / e: the signal weight falls by this factor.",
-                    "beta": "beta = (1 - start) / sqrt(1 + gamma).",
-                }[name]
-                assert abs(getattr(stage, name) - value) < 2e-6, (
-                    f"{where}{name} {getattr(stage, name):.6f}. {hint}"
-                )
-            sigma, c = 1 - before, math.sqrt(1 + 1 / gamma)
-            assert abs(1 - stage.start - c * sigma / (1 + (c - 1) * sigma)) < 1e-9, (
-                "sigma_start = shift(sigma_end, sqrt(1 + 1 / gamma)): the noise level goes up at a jump."
+    for ours, theirs in zip(*both):
+        hint = f"A part of the gradient is missing in {what}, or is wrong: what is detached?"
+        assert ours is not None, hint
+        close(ours, theirs, hint, 1e-9)
+
+
+def cases(seed: int) -> Iterator[tuple]:
+    """stages, steps and shares of every case, and data and noise at full size."""
+    for cuts, gamma, steps, shares, (c, h, w) in CASES:
+        found = pyramid.stages(cuts, gamma)
+        scale = 2 ** (len(found) - 1)
+        x, noise = (a.clone() for a in images(2, 4, c, h * scale, w * scale, seed=seed))
+        yield found, list(steps), shares, x, noise
+
+
+def check_stages(stages=pyramid.stages, seed: int = 0) -> None:
+    """Closed forms at given and at drawn cuts, the windows of time, and refusals."""
+    drawn = torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE).sort().values.tolist()
+    for cuts in (*CUTS, [0, 1], [0, *drawn, 1]):
+        for gamma in (1 / 3, 0.2, 0.01):
+            where = f"cuts {[round(cut, 3) for cut in cuts]}, gamma {gamma:.3f}"
+            given = list(cuts)
+            found = accepts(lambda: stages(given, gamma), where)
+            assert given == cuts, "Your function changes the caller's list of cuts."
+            assert isinstance(found, list | tuple) and all(isinstance(s, pyramid.Stage) for s in found), (
+                "Return a list of Stage(start, end, alpha, beta, gamma, t_start, t_end)."
             )
-    for cuts in CUTS:
-        found = stages(cuts)
-        assert found[0].start == 0 and found[-1].end == 1, "From pure noise to clean data."
-        assert found[0].t_start == 1 and abs(found[-1].t_end) < 1e-12, "The network's time falls from 1 to 0."
-        lengths = [stage.end - stage.start for stage in found]
-        for stage, following, length in zip(found, [*found[1:], None], lengths):
-            share = stage.t_start - stage.t_end
-            assert abs(share - length / sum(lengths)) < 1e-9, (
-                "Times are shared in proportion to end - start: not equally, and not like the cuts."
+            k = len(cuts) - 1
+            assert len(found) == k, f"One stage for each interval of cuts: {k} here, not {len(found)}."
+            c, root = math.sqrt(1 + 1 / gamma), math.sqrt(1 + gamma)
+            corrected = lambda e, c: e / (c * (1 - e) + e)
+            starts = [corrected(e, c) for e in cuts[:-1]]
+            for i, (stage, e, end, s) in enumerate(zip(found, cuts, cuts[1:], starts)):
+                alpha, beta = (s / e, (1 - s) / root) if i else (1.0, 0.0)
+                first = "The first stage has no jump: start 0, which is pure noise, alpha 1 and beta 0."
+                for name, right, hint, likely in (
+                    ("gamma", gamma, "A stage keeps the gamma that is given.", {
+                        "gamma is ignored: a stage keeps the one that is given.": 1 / 3,
+                        "gamma is positive here: -gamma is the correlation.": -gamma,
+                    }),
+                    ("end", end, "The last stage ends on clean data, end = 1." if i == k - 1 else
+                        "A stage ends at its upper cut, e_i = cuts[i + 1], unrounded.", {
+                        "end is the upper cut of a stage, cuts[i + 1], not the lower.": e,
+                        "end is the weight of the signal, not the noise level 1 - e.": 1 - end,
+                    }),
+                    ("start", s, first if i == 0 else
+                        "start = e / (c (1 - e) + e), c = sqrt(1 + 1 / gamma), e = cuts[i].", {
+                        "start is not corrected: a jump raises the noise level, so s_i is below e_{i-1}.": e,
+                        "e is where the stage before ends, cuts[i], not this one's end.": corrected(end, c),
+                        "e and 1 - e are exchanged in start: e is the signal's weight.": corrected(1 - e, c),
+                        "c is sqrt(1 + 1 / gamma): here the 1 is missing.": corrected(e, gamma**-0.5),
+                        "c is sqrt(1 + 1 / gamma): here the root is missing.": corrected(e, c * c),
+                        "gamma is ignored: c = 2 belongs to 1/3 alone.": corrected(e, 2),
+                        "start goes the wrong way: a jump raises the noise level.": corrected(e, 1 / c),
+                        "start is e over c (1 - e) + e, not over 1 + (c - 1) e.": e / (1 + (c - 1) * e),
+                        "start is the weight of the signal, not the noise level 1 - s.": 1 - s,
+                    }),
+                    ("alpha", alpha, first if i == 0 else "alpha = s / e: alpha e is the signal left.", {
+                        "alpha and beta are exchanged.": beta,
+                        "alpha = 1 leaves the signal at e: it must fall to s.": 1.0,
+                        "alpha is upside down: alpha e = s, so it is s / e.": e / s if i else 0.0,
+                        "alpha = s / e, not s / (1 - e): e is the weight of the signal.": s / (1 - e),
+                        "e is where the stage before ends, cuts[i], not this one's end, in alpha.": s / end,
+                    }),
+                    ("beta", beta, first if i == 0 else "beta = (1 - s) / sqrt(1 + gamma).", {
+                        "beta lacks 1 / sqrt(gamma): alpha^2 (1 - e)^2 = gamma beta^2.": alpha * (1 - e),
+                        "beta has gamma where it needs its root.": alpha * (1 - e) / gamma,
+                        "beta is a standard deviation: this is its square.": beta**2,
+                        "beta lacks 1 / sqrt(1 + gamma): it is not all the noise there is.": 1 - s,
+                        "The sign of gamma in beta: it is 1 + gamma.": (1 - s) / math.sqrt(1 - gamma),
+                        "beta has e where it needs the noise level 1 - e.": alpha * e / math.sqrt(gamma),
+                        "beta has the level 1 - e of the stage before, not 1 - s.": (1 - e) / root,
+                        "gamma is ignored in beta.": (1 - s) / math.sqrt(4 / 3),
+                    }),
+                ):  # fmt: skip
+                    value = getattr(stage, name)
+                    assert isinstance(value, Real), (
+                        f"A Stage holds numbers: {name} is of type {type(value).__name__}. Use float(...)."
+                    )
+                    likely = {} if hint == first else {why: exact(wrong) for why, wrong in likely.items()}
+                    place = f" {where}, stage {i}: {name} {value:.6f}."
+                    near(exact(value), exact(right), hint, likely, 1e-9, place)
+
+            times = [time for stage in found for time in (stage.t_start, stage.t_end)]
+            assert all(isinstance(time, Real) for time in times), (
+                "A Stage holds numbers: t_start and t_end, too. Use float(...)."
             )
-            assert following is None or following.t_start == stage.t_end, "Windows of time do not overlap."
-    for cuts, gamma, what in (
-        ([0, 0.5, 0.5, 1], 1 / 3, "Equal cuts"),
-        ([0, 0.6, 0.5, 1], 1 / 3, "Cuts that fall"),
-        ([0.1, 1], 1 / 3, "Cuts that do not start at 0"),
-        ([0, 0.9], 1 / 3, "Cuts that do not end at 1"),
-        ([0], 1 / 3, "A single cut"),
-        ([0, 0.5, 1], 0.34, "gamma above 1/3: no such covariance exists, it"),
-        ([0, 0.5, 1], 0.0, "gamma = 0"),
-        ([0, 0.5, 1], -1 / 3, "A negative gamma (the paper's sign)"),
+            lengths = exact(*cuts[1:]) - exact(*starts)
+            windows = lambda share: torch.stack([1 - (share.cumsum(0) - share), 1 - share.cumsum(0)], 1)
+            right = windows(lengths / lengths.sum())
+            likely = {
+                "The network's time falls from 1, noise, to 0, data: yours rises.": 1 - right,
+                "t_start and t_end are exchanged: the network's time falls.": right.flip(1),
+                "Windows have equal widths, and need widths in proportion to e_i - s_i.": windows(
+                    torch.full((k,), 1 / k, dtype=DOUBLE)
+                ),
+                "Windows must be as wide as e_i - s_i, not as the cuts are apart.": windows(
+                    exact(*cuts).diff()
+                ),
+                "Windows are the noise levels, which overlap: the network's time does not.": torch.stack(
+                    [1 - exact(*starts), 1 - exact(*cuts[1:])], 1
+                ),
+                "Windows are not divided by the sum of all e_i - s_i.": windows(lengths),
+            }
+            hint = "Windows of time share 1 to 0 in proportion to e_i - s_i, in the order of the stages."
+            found_windows = exact(*times).reshape(k, 2)
+            near(found_windows, right, hint, likely, 1e-9, f" {where}.")
+            assert times[0] == 1, f"The first t_start is exactly 1, not {times[0]!r}."
+            assert all(a.t_end == b.t_start for a, b in zip(found, found[1:])), (
+                "Windows have no gaps: each t_start is exactly the t_end before it, without rounding."
+            )
+    assert stages(list(CUTS[1])) == stages(list(CUTS[1]), 1 / 3), "gamma is 1/3 unless given."
+
+    nan, inf = math.nan, math.inf
+    for what, wrong in (
+        ("Less than two cuts", ([], [0], [1])),
+        ("A first cut other than 0", ([0.1, 0.5, 1], [-0.1, 0.5, 1], [nan, 0.5, 1])),
+        ("A last cut other than 1", ([0, 0.5, 0.9], [0, 0.5, 1.1], [0, 0.5, nan])),
+        ("Equal cuts", ([0, 0.5, 0.5, 1], [0, 0, 0.5, 1], [0, 0.3, 1, 1])),
+        ("A cut that falls", ([0, 0.6, 0.5, 1], [0, 0.2, 0.6, 0.5, 1], [0, -0.1, 0.5, 1], [0, 0.5, 1.2, 1])),
+        ("A cut that is nan", ([0, nan, 1], [0, 0.3, nan, 1])),
     ):
-        refuses(lambda: stages(cuts, gamma), f"{what} must be refused.")
+        for cuts in wrong:
+            refuses(lambda: stages(cuts), f"{what} must be refused: {cuts}.")
+    for gamma, what in (
+        (0.34, "gamma above 1/3: no such covariance exists, it"),
+        (0.3334, "gamma a little above 1/3"),
+        (inf, "An infinite gamma"),
+        (0.0, "gamma = 0"),
+        (-1 / 3, "A negative gamma (the paper's sign)"),
+        (nan, "A gamma that is nan"),
+    ):
+        refuses(lambda: stages(list(CUTS[1]), gamma), f"{what} must be refused.")
+        refuses(lambda: stages([0, 1], gamma), f"{what} must be refused, for one stage as well.")
 
 
 def check_down(down=pyramid.down, seed: int = 0) -> None:
-    """The mean of each block."""
-    x = images(3, 2, 4, 8, seed=seed)
-    close(down(x), halved(x), "The mean of each 2x2 block: no single pixel of it, and no other filter.")
+    """The mean of each block, and odd sides."""
+    for shape in ((3, 2, 4, 8), (2, 1, 2, 6), (2, 2, 2, 2)):
+        x = images(*shape, seed=seed).requires_grad_()
+        found = accepts(lambda: down(x), f"an image of {shape[2]}x{shape[3]}")
+        likely = {
+            "This is one pixel of each block: take the mean of all four.": x[..., ::2, ::2],
+            "This is the sum of each block: take the mean.": 4 * halved(x),
+            "This is the largest pixel of each block: take the mean.": torch.nn.functional.max_pool2d(x, 2),
+        }
+        hint = "The mean of each 2x2 block of neighbours, without any other filter."
+        near(found, halved(x), hint, likely)
+        close_gradients(found, halved(x), [x], "down")
+    close_in_float32(down(x.detach().float()), halved(x.detach()), "The result of down")
+    for shape, what in (((3, 2, 5, 8), "An odd height"), ((3, 2, 4, 7), "An odd width")):
+        refuses(lambda: down(images(*shape, seed=seed)), f"{what} must be refused, not cut off.")
 
 
 def check_up(up=pyramid.up, seed: int = 0) -> None:
     """Each pixel, four times."""
-    x = images(3, 2, 4, 8, seed=seed)
-    close(up(x), doubled(x), "Each pixel becomes a 2x2 block: nearest, not bilinear.")
+    for shape in ((3, 2, 4, 8), (2, 1, 1, 3), (2, 2, 2, 2)):
+        x = images(*shape, seed=seed).requires_grad_()
+        found = accepts(lambda: up(x), f"an image of {shape[2]}x{shape[3]}")
+        likely = {
+            "This is bilinear: each pixel becomes four equal ones.": bilinear(x),
+            "The image is tiled: the four copies of a pixel are neighbours.": x.repeat(1, 1, 2, 2),
+            "A pixel keeps its value: it is not shared out among the four.": doubled(x) / 4,
+        }
+        hint = "Each pixel becomes a 2x2 block of its own value."
+        near(found, doubled(x), hint, likely)
+        close_gradients(found, doubled(x), [x], "up")
+    close_in_float32(up(x.detach().float()), doubled(x.detach()), "The result of up")
 
 
 def check_stage_pair(stage_pair=pyramid.stage_pair, seed: int = 0) -> None:
-    """Continuity of means, ends, one noise at both ends, unit variance at every size."""
-    for cuts in CUTS:
-        found = pyramid.stages(cuts, 1 / 3 if seed % 2 else 0.2)
+    """Signal and noise of both ends by themselves, then both together."""
+    for found, _, _, x, noise in cases(seed):
         k = len(found)
-        side = 2 ** (k + 1)
-        x, noise = images(2, 3, 2, side, side, seed=seed)
         zero = torch.zeros_like(x)
-        ends = None
         for i, stage in enumerate(found):
-            start, end = stage_pair(x, noise, i, found)
-            size = side // 2 ** (k - 1 - i)
-            assert start.shape == end.shape == (3, 2, size, size), f"Stage {i} of {k} has size {size}."
-            if i == 0:
-                expected = noise
-                for _ in range(k - 1):
-                    expected = 2 * halved(expected)
-                close(
-                    start,
-                    expected,
-                    "The first start is noise alone; each halving is twice the mean. Is it (start, end)?",
+            halvings, s, e = k - 1 - i, stage.start, stage.end
+            data, n = smaller(x, halvings), smaller(noise, halvings, 2.0)
+            where = f"Stage {i} of {k}: "
+            once = x.clone(), noise.clone()
+            pair = accepts(lambda: stage_pair(x, noise, i, found), f"stage {i} of {k}, x {tuple(x.shape)},")
+            assert torch.equal(x, once[0]) and torch.equal(noise, once[1]), "Your function changes its input."
+            assert isinstance(pair, tuple | list) and len(pair) == 2, "Return two tensors, (start, end)."
+            for image in pair:
+                assert isinstance(image, Tensor) and image.shape == data.shape, (
+                    f"{where}both ends have its size, {tuple(data.shape)}, for x {tuple(x.shape)}."
                 )
-            else:
-                hint = "Halving a start gives alpha times the end of the stage before: same data, same noise."
-                if stage.gamma == 1 / 3:
-                    close(halved(start), stage.alpha * ends, hint)
-            ends = end
-            data = x
-            for _ in range(k - 1 - i):
-                data = halved(data)
-            seen = stage_pair(x, zero, i, found)
-            close(
-                seen[1],
-                stage.end * data,
-                "Without noise an end is e_i X_i, X_i of 2x2 means (gain 1); nothing is drawn.",
+            for one, other in zip(pair, stage_pair(x, noise, i, found)):
+                assert torch.equal(one, other), "Nothing is drawn here: two calls give the same."
+            blurred = doubled(halved(data)) if i else 0 * data
+            right = s * blurred + (1 - s) * n, e * data + (1 - e) * n
+            both = torch.stack([*pair]), torch.stack([*right])
+            assert torch.allclose(*both) or not torch.allclose(both[0], both[1].flip(0)), (
+                "Start and end are exchanged: return (start, end)."
             )
-            signal = stage.start * doubled(halved(data)) if i else 0 * data
-            close(
-                seen[0],
-                signal,
-                "Without noise a start is s_i Up(Down(X_i)): what the stage before could know.",
+
+            pixel = 2**halvings
+            noises = lambda level, signal: {
+                "Each halving must multiply the mean, or noise loses variance.": level
+                * smaller(noise, halvings),
+                "Each halving needs the factor, and that is not sqrt(2).": level
+                * smaller(noise, halvings, 2**0.5),
+                "The factor of a halving is not 4: variance 1.": level * smaller(noise, halvings, 4.0),
+                "Noise is a pixel of each block, not a multiple of Down.": level
+                * noise[..., ::pixel, ::pixel],
+                "The noise level is 1 minus the signal's weight, without roots.": (1 - signal**2) ** 0.5 * n,
+                "The noise needs 1 minus the signal's weight, not that weight.": signal * n,
+                "The noise needs a weight: 1 minus the signal's.": n,
+            }
+
+            start, end = stage_pair(x, zero, i, found)
+            hint = f"{where}without noise, the end is the data of its size, times e_i."
+            hint = "The last stage ends on the data, x itself." if i == k - 1 else hint
+            likely = {
+                "The end needs the weight e_i, not the start's s_i.": s * data,
+                "The data of the end need the weight e_i, not 1 - e_i.": (1 - e) * data,
+                "Only noise is multiplied when it is halved: data keep their mean.": e * 2**halvings * data,
+                "The data are one pixel of each block: Down is the mean.": e * x[..., ::pixel, ::pixel],
+                "The data of the end need a weight, e_i.": data,
+                "An end has all the details of its size: here they are blurred.": e * blurred,
+            }
+            near(end, e * data, hint, likely)
+            hint = (
+                f"{where}without noise, the start is what the stage before knows, enlarged by Up, times s_i."
             )
-            deaf = stage_pair(zero, noise, i, found)
-            scale = 1 - stage.start
-            close(
-                deaf[1] * scale,
-                deaf[0] * (1 - stage.end),
-                "Start and end share their noise: a straight path.",
-            )
-            unit = units(2, side)
-            jacobian = stage_pair(torch.zeros_like(unit), unit, i, found)[0].flatten(1) / scale
-            eye = torch.eye(jacobian.shape[1], dtype=DOUBLE)
-            close(
-                jacobian.T @ jacobian,
-                eye,
-                "Noise is white with variance 1 at every size: 2 x the mean of four.",
-            )
-        close(end, x, "The last stage ends on the data.")
-    single = pyramid.stages([0, 1])
-    start, end = stage_pair(x, noise, 0, single)
-    assert torch.equal(start, noise) and torch.equal(end, x), "One stage is plain flow matching, bit for bit."
-    found = pyramid.stages(CUTS[1])
-    refuses(
-        lambda: stage_pair(x[..., :-2, :], noise[..., :-2, :], 0, found), "Sides not divisible by 4: refuse."
-    )
-    refuses(lambda: stage_pair(x, noise[:1], 0, found), "One noise for three samples must be refused.")
-    refuses(lambda: stage_pair(x, noise, 3, found), "Stage 3 of 3 (0, 1, 2) must be refused.")
+            hint = "The first stage starts from noise alone." if i == 0 else hint
+
+            likely = {} if i == 0 else {
+                "The start knows details which the stage before cannot see: Up makes none.": s * data,
+                "The start needs alpha times the weight of the end before.": found[i - 1].end * blurred,
+                "The start needs the weight s_i, not the end's e_i.": e * blurred,
+                "The data of the start need the weight s_i, not 1 - s_i.": (1 - s) * blurred,
+                "The start is enlarged bilinearly: Up repeats each pixel.": s * bilinear(halved(data)),
+                "The start is one pixel of each block: Down is the mean.": s * doubled(data[..., ::2, ::2]),
+                "The start has no data: what the stage before knows must go on.": 0 * data,
+            }  # fmt: skip
+            near(start, s * blurred, hint, likely)
+            start, end = stage_pair(zero, noise, i, found)
+            hint = f"{where}without data, the end is the noise of its size, of variance 1, times 1 - e_i."
+            near(end, (1 - e) * n, hint, noises(1 - e, e))
+            hint = f"{where}start and end need the same noise of variance 1, or the way is not straight."
+            likely = noises(1 - s, s)
+            if i:
+                likely["The start's noise comes from the stage before, enlarged: it is not white."] = (
+                    1 - s
+                ) * doubled(2 * halved(n))
+                likely["The start has the noise level of the end: 1 - e_i stands for 1 - s_i."] = (1 - e) * n
+            near(start, (1 - s) * n, hint, likely)
+            for image, expected in zip(pair, right):
+                close(
+                    image, expected, f"{where}weights times data and noise, and nothing else: is it clamped?"
+                )
+
+            for image, expected in zip(stage_pair(x.float(), noise.float(), i, found), right):
+                close_in_float32(image, expected, "A start or an end")
+            a, b = x.clone().requires_grad_(), noise.clone().requires_grad_()
+            blurred = doubled(halved(smaller(a, halvings))) if i else 0 * smaller(a, halvings)
+            expected = s * blurred + (1 - s) * smaller(b, halvings, 2.0)
+            expected = expected + 3 * (e * smaller(a, halvings) + (1 - e) * smaller(b, halvings, 2.0))
+            start, end = stage_pair(a, b, i, found)
+            close_gradients(start + 3 * end, expected, [a, b], "stage_pair")
+
+    found, x, noise = pyramid.stages(CUTS[1]), *images(2, 3, 2, 8, 12, seed=seed)
+    for h, w, side in ((6, 12, "A height"), (8, 10, "A width")):
+        refuses(
+            lambda: stage_pair(x[..., :h, :w], noise[..., :h, :w], 0, found),
+            f"{side} that cannot be halved twice must be refused: {h}x{w} for stage 0 of 3.",
+        )
+    for wrong, what in (
+        (noise[:1], "One noise for three samples"),
+        (noise[:, :1], "One noise for both channels"),
+        (noise[0], "Noise without a batch axis"),
+        (noise[..., :1], "Noise of width 1"),
+        (noise[..., :1, :], "Noise of height 1"),
+        (halved(noise), "Noise of half the size"),
+        (noise.mT, "Noise with height and width exchanged"),
+    ):
+        refuses(
+            lambda: stage_pair(x, wrong, 1, found), f"{what} must be refused: x and noise have one shape."
+        )
+        refuses(lambda: stage_pair(x, wrong, 2, found), f"{what} must be refused in the last stage, too.")
+    for i in (3, 4, -1, -3):
+        refuses(lambda: stage_pair(x, noise, i, found), f"Stage {i} of 3 must be refused: there are 0, 1, 2.")
 
 
 def check_renoise_jump(renoise_jump=pyramid.renoise_jump, seed: int = 0) -> None:
     """The mean, and the covariance: what arrives must be what the next stage starts from."""
-    for cuts in CUTS:
-        for gamma in (1 / 3, 0.25, 0.1):
-            for before, stage in zip(cuts[1:], pyramid.stages(cuts, gamma)[1:]):
-                low, high = units(2, 2), units(2, 4)
-                nothing = torch.zeros(len(low), 2, 4, 4, dtype=DOUBLE)
-                from_low = renoise_jump(low, nothing, stage)
-                where = f"cuts {cuts}, gamma {gamma:.3f}: "
-                close(
-                    from_low,
-                    stage.alpha * doubled(low),
-                    where + "without noise, alpha Up(z): every pixel repeated, times alpha; nothing drawn.",
+    for cuts, gamma, shape in (
+        (CUTS[0], 0.25, (2, 1, 2)),
+        (CUTS[1], 1 / 3, (1, 3, 1)),
+        (CUTS[1], 0.1, (2, 2, 2)),
+        (CUTS[2], 0.25, (3, 1, 1)),
+    ):
+        for stage in pyramid.stages(cuts, gamma)[1:]:
+            c, h, w = shape
+            where = f" (cuts {[round(cut, 3) for cut in cuts]}, gamma {gamma:.3f}, z of {h}x{w})"
+            low, high = units(c, h, w), units(c, 2 * h, 2 * w)
+
+            def jump(z: Tensor, noise: Tensor) -> Tensor:
+                before, given = (z.clone(), noise.clone()), f"z {tuple(z.shape)}, noise {tuple(noise.shape)}"
+                made = accepts(lambda: renoise_jump(z, noise, stage), given + where)
+                assert torch.equal(z, before[0]), "Your function changes z: it must stay as it is."
+                assert torch.equal(noise, before[1]), (
+                    "Your function changes the noise: it must stay as it is."
                 )
-                from_noise = renoise_jump(torch.zeros(len(high), 2, 2, 2, dtype=DOUBLE), high, stage)
-                a, b = from_low.flatten(1), from_noise.flatten(1)
-                covariance = (1 - before) ** 2 * a.T @ a + b.T @ b
-                wanted = (1 - stage.start) ** 2 * torch.eye(32, dtype=DOUBLE)
-                same = rearrange(units(2, 4), "n c (h p) (w q) -> n c (h w) (p q)", p=2, q=2)
-                block = (same.sum(-1).flatten(1) @ same.sum(-1).flatten(1).T) > 0
-                inside = covariance[block & ~torch.eye(32, dtype=torch.bool)]
-                hint = where + (
-                    f"the noise that arrives must be white, variance (1 - s)^2 = {wanted[0, 0]:.3f}. Yours "
-                    f"has {covariance.diag().mean():.3f}, and covariance {inside.mean():.3f} inside a block. "
-                    "Up makes four equal numbers; fresh noise has variance beta^2, and covariance "
-                    "-gamma beta^2 inside each block, for each channel by itself."
+                return made
+
+            found = jump(low, torch.zeros(len(low), *high.shape[1:], dtype=DOUBLE))
+            assert isinstance(found, Tensor) and found.shape == (len(low), *high.shape[1:]), (
+                "A jump doubles height and width: (b, c, 2 h, 2 w)."
+            )
+            hint = "Without noise the jump is alpha Up(z), and nothing is drawn." + where
+            likely = {
+                "z is not multiplied by alpha.": doubled(low),
+                "z is divided by alpha: the signal falls to s = alpha e.": doubled(low) / stage.alpha,
+                "z is multiplied by s: alpha e = s, so the factor is alpha.": stage.start * doubled(low),
+                "z is enlarged bilinearly: Up repeats each pixel.": stage.alpha * bilinear(low),
+                "z is tiled: copies of a pixel are neighbours.": stage.alpha * low.repeat(1, 1, 2, 2),
+                "z does not enter the jump.": 0 * found,
+            }
+            near(found, stage.alpha * doubled(low), hint, likely)
+
+            fresh = jump(torch.zeros(len(high), c, h, w, dtype=DOUBLE), high)
+            covariance = fresh.flatten(1).T @ fresh.flatten(1) / stage.beta**2
+            pixel = torch.arange(len(high)).reshape(c, 2 * h, 2 * w)
+            channel = pixel // (4 * h * w)
+            corner = pixel - pixel % 2 - (pixel // (2 * w) % 2) * 2 * w  # the first pixel of its block
+            alike = lambda of: of.flatten()[:, None] == of.flatten()
+            one, block = torch.eye(len(high), dtype=torch.bool), alike(corner)
+            variance, inside = covariance[one].mean().item(), covariance[block & ~one].mean().item()
+            assert covariance.abs().max() > 1e-9, "There is no fresh noise in the jump." + where
+            assert covariance[~alike(channel)].abs().sum() < 1e-9, (
+                "Channels share their fresh noise: each has its own." + where
+            )
+            assert covariance[~block].abs().sum() < 1e-9, (
+                "Fresh noise is correlated across blocks: a block is 2x2 pixels, not four in a row." + where
+            )
+            numbers = (
+                f" Over beta^2: variance {variance:.3f}, to be 1; neighbour {inside:.3f}, to be {-gamma:.3f}"
+            )
+            a, b, beta = 1 + gamma, 1 - 3 * gamma, stage.beta  # the squared weights of details and mean
+            known = {
+                "Fresh noise is white: its variance is right, but neighbours need -gamma beta^2.": (1, 1),
+                "The sign of gamma: neighbours in a block are correlated by -gamma.": (
+                    1 - gamma,
+                    1 + 3 * gamma,
+                ),
+                "gamma is ignored: neighbours in a block are correlated by -gamma, not -1/3.": (4 / 3, 0),
+                "The details have no weight: their variance is 3/4 and must be more.": (1, 0),
+                "The details have no weight, only their mean has.": (1, b),
+                "The mean m is missing, and needs a weight unless gamma is 1/3.": (a, 0),
+                "The mean m has no weight, and needs one.": (a, 1),
+                "The weights lack their roots.": (a * a, b * b),
+                "The weights of details and mean are exchanged.": (b, a),
+                "beta must enter once, not twice.": (a * beta**2, b * beta**2),
+                "beta is missing: the fresh noise has variance beta^2.": (a / beta**2, b / beta**2),
+                "Fresh noise needs beta, not 1 - s: some noise is there already.": (a * a, a * b),
+                "beta stands for a variance here: beta^2 is the variance.": (a / beta, b / beta),
+                "The four pixels of a block get one number, which cannot undo what Up does.": (
+                    0,
+                    4 * variance,
+                ),
+            }
+            hint = "Fresh noise has variance beta^2, and covariance -gamma beta^2 inside each block."
+            likely = {why: exact(3 * a + b, b - a) / 4 for why, (a, b) in known.items()}
+            near(exact(variance, inside), exact(1, -gamma), hint, likely, 1e-9, numbers + where)
+            wanted = one.to(DOUBLE) - gamma * (block & ~one).to(DOUBLE)
+            close(covariance, wanted, hint + numbers + where, 1e-9)
+
+            z, noise = 3 * images(2, *low.shape[1:], seed=seed), 3 * images(2, *high.shape[1:], seed=seed + 1)
+            result = jump(z, noise)
+            assert torch.equal(result, jump(z, noise)), "Nothing is drawn here: two calls give the same."
+            linear = lambda z, noise: z.flatten(1) @ found.flatten(1) + noise.flatten(1) @ fresh.flatten(1)
+            hint = "alpha Up(z) plus fresh noise, and nothing else: is it clamped, or normalised?" + where
+            close(result.flatten(1), linear(z, noise), hint, 1e-9)
+            if gamma == 1 / 3:
+                hint = (
+                    "At gamma = 1/3 a constant added to the noise changes nothing: only its details are used."
                 )
-                close(covariance, wanted, hint, 1e-9)
-    # a fixed sample: halving gives back what the stage before had decided
+                close(jump(z, noise + 5.0), result, hint, 1e-6)
+            close_in_float32(jump(z.float(), noise.float()), result, "The result of a jump")
+            a, b = z.clone().requires_grad_(), noise.clone().requires_grad_()
+            close_gradients(jump(a, b).flatten(1), linear(a, b), [a, b], "renoise_jump")
+
     stage = pyramid.stages(CUTS[1])[1]
-    z, noise = images(3, 2, 4, 4, seed=seed), images(3, 2, 8, 8, seed=seed + 1)
-    result = renoise_jump(z, noise, stage)
-    close(
-        halved(result),
-        stage.alpha * z,
-        "At gamma = 1/3 the jump leaves every block mean alone, but for alpha.",
-    )
-    close(
-        renoise_jump(z, noise + 5.0, stage),
-        result,
-        "At gamma = 1/3 a constant added to the noise changes nothing: only its details are used.",
-    )
-    once = z.clone()
-    renoise_jump(z, noise, stage)
-    assert torch.equal(z, once), "The input must stay as it is."
-    assert renoise_jump(z.float(), noise.float(), stage).dtype == torch.float32, "float32 stays float32."
-    refuses(lambda: renoise_jump(z, z, stage), "Noise must have twice the size of z: refuse.")
-    refuses(lambda: renoise_jump(z, noise[:1], stage), "One noise for three samples must be refused.")
+    z, noise = images(3, 2, 2, 4, seed=seed), images(3, 2, 4, 8, seed=seed + 1)
+
+    for wrong, what in (
+        (noise[:1], "One noise for three samples"),
+        (noise[:, :1], "One noise for both channels"),
+        (noise[0], "Noise without a batch axis"),
+        (halved(noise), "Noise of z's own size"),
+        (doubled(noise), "Noise of four times the size"),
+        (noise[..., :6], "Noise of another width"),
+        (noise[..., :2, :], "Noise of another height"),
+        (noise[..., :1], "Noise of width 1"),
+        (noise.mT, "Noise with height and width exchanged"),
+    ):
+        refuses(lambda: renoise_jump(z, wrong, stage), f"{what} must be refused: it has twice z's size.")
 
 
 def check_network_time(network_time=pyramid.network_time, seed: int = 0) -> None:
     """Local time 1 is the start of a stage, 0 its end."""
-    u = torch.tensor([1.0, 0.6, 0.0], dtype=DOUBLE)
-    for stage in pyramid.stages(CUTS[1]):
-        found = network_time(u, stage)
-        expected = torch.tensor([stage.t_start, 0, stage.t_end], dtype=DOUBLE)
-        expected[1] = 0.6 * stage.t_start + 0.4 * stage.t_end
-        close(
-            found,
-            expected,
-            "From t_start at local time 1 to t_end at 0, linearly: not the local time itself.",
-        )
+    drawn = torch.rand(2, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+    u = torch.cat([exact(1.0, 0.0), drawn]).requires_grad_()
+    for stage in (*pyramid.stages(CUTS[1]), *pyramid.stages(CUTS[0], 0.1)):
+        found, width = network_time(u, stage), stage.t_start - stage.t_end
+        right = stage.t_end + width * u
+        likely = {
+            "This is local time itself: it needs the window of the stage, t_start to t_end.": u,
+            "t_start and t_end are exchanged: local time 1 is the start of a stage.": stage.t_start
+            - width * u,
+            "The window starts at t_end: that is missing.": width * u,
+            "This is the noise level, which the network is not told.": u * (1 - stage.start)
+            + (1 - u) * (1 - stage.end),
+        }
+        hint = "From t_start at local time 1 to t_end at 0, along a straight line."
+        near(found, right, hint, likely)
+        close_gradients(found, right, [u], "network_time")
+        close_in_float32(network_time(u.detach().float(), stage), right.detach(), "The network's time")
+    u = u.detach()
+    for bad in one_bad(u, 1.1, -0.1):
+        refuses(lambda: network_time(bad, stage), f"A local time outside 0 to 1 must be refused: {bad[-1]}.")
+    for bad, shape in ((u[:, None], "(b, 1)"), (u[0], "()")):
+        refuses(lambda: network_time(bad, stage), f"Local times of shape {shape} must be refused: (b,).")
 
 
-def net(z: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+def net(z: Tensor, t: Tensor, label: Tensor | None = None, style: Tensor | None = None) -> Tensor:
     """A function of everything it is given, at any size."""
-    t = t.reshape(-1, 1, 1, 1)
-    shift = 0 if label is None else label.reshape(-1, 1, 1, 1)
-    return torch.tanh(z) * (1 + t) + 0.3 * torch.sin(3 * z) + 0.1 * shift + 0.01 * z.shape[-1]
+    extra = 0 if label is None else 0.1 * column(label, z)
+    extra = extra if style is None else extra + 0.2 * column(style.mean(1), z)
+    return torch.tanh(z) * (1 + column(t, z)) + 0.3 * torch.sin(3 * z) + extra + 0.01 * z.shape[-1]
+
+
+def labelled(velocity: Callable, who: str, asked: list) -> Callable:
+    """velocity, as strict as `recorded`, which needs label and style by name, and keeps them in `asked`."""
+
+    def strict(z, t, **given):
+        assert given.keys() == {"label", "style"}, (
+            f"The {who} gets all conditioning by name, label and style, each time: not {list(given)}."
+        )
+        assert all(len(value) == len(z) for value in given.values()), (
+            f"The {who} gets the conditioning of the samples that it is asked for."
+        )
+        places = []
+        answer = recorded(velocity, places)(z, t, **given)
+        asked.append((*places[0], given["label"].clone()))
+        return answer
+
+    return strict
+
+
+def by_size(asked: list, found: list, x: Tensor) -> Iterator[tuple]:
+    """For each stage what was asked at its size: z, t and labels, samples one after another."""
+    for i in range(len(found)):
+        scale = 2 ** (len(found) - 1 - i)
+        size = (x.shape[2] // scale, x.shape[3] // scale)
+        here = [one for one in asked if one[0].shape[2:] == size]
+        assert here, f"Stage {i} of {len(found)} asks at its own size, {size[0]}x{size[1]}: nobody did."
+        yield tuple(torch.cat(part) for part in zip(*here))
+
+
+def parts(shares: tuple | None, found: list, b: int = 4) -> list[slice]:
+    """The samples of each stage, coarsest first."""
+    counts = [b * share // sum(shares) for share in shares or ()] or [b // len(found)] * len(found)
+    return [slice(sum(counts[:i]), sum(counts[: i + 1])) for i in range(len(found))]
+
+
+def point(x: Tensor, noise: Tensor, u: Tensor, i: int, found: list) -> tuple[Tensor, Tensor, Tensor]:
+    """z at local time u, the network's time there, and the velocity."""
+    start, end = pyramid.stage_pair(x, noise, i, found)
+    w = column(u, start)
+    return w * start + (1 - w) * end, found[i].t_end + (found[i].t_start - found[i].t_end) * u, start - end
+
+
+def asked_where(asked: list, found: list, shares: tuple | None, x: Tensor, noise: Tensor, u: Tensor) -> None:
+    """Where a loss has asked its network: which samples, labels, z and times in each stage."""
+    for i, ((z, t, tags), part) in enumerate(zip(by_size(asked, found, x), parts(shares, found))):
+        where = f" (stage {i} of {len(found)})"
+        label = torch.arange(4)[part]
+        assert len(z) == len(label), (
+            f"Shares {shares} of 4 samples, coarsest stage first: {len(label)} in stage {i}, not {len(z)}."
+        )
+        assert torch.equal(tags, label), (
+            f"Samples go to stages in the order of the batch, coarsest first: {label.tolist()} to stage {i}, "
+            f"not {tags.tolist()}."
+        )
+        right, time, slope = point(x[part], noise[part], u[part], i, found)
+        likely = {
+            "Local time is reversed: z = u start + (1 - u) end.": point(x, noise, 1 - u, i, found)[0][part],
+            "z is the start itself, not z_u.": right + column(1 - u[part], right) * slope,
+        }  # fmt: skip
+        near(z, right, "The network is asked at z = u start + (1 - u) end.", likely, where=where)
+        likely = {
+            "The network is told local time: it needs network_time, which tells it the stage.": u[part],
+            "Local time is reversed in the network's time.": point(x, noise, 1 - u, i, found)[1][part],
+        }
+        near(t, time, "The network is told network_time(u, stage).", likely, where=where)
+
+
+def forbidden(sentence: str) -> None:
+    """A call that must not be made."""
+    raise AssertionError(sentence)
+
+
+def partial(asked: list) -> Iterator[tuple[str, Callable]]:
+    """Networks that answer for a part of z only; for one sample only where several were asked at once."""
+    for axis, what in ((0, "sample"), (1, "channel"), (3, "column")):
+        if axis or any(len(z) > 1 for z, *_ in asked):
+            yield what, lambda z, t, axis=axis: z.narrow(axis, 0, 1)
+
+
+def refuses_batches(ask: Callable, noise: Tensor) -> None:
+    """What a loss of eight samples in three stages refuses of shares, noise and labels."""
+    for shares, what in (
+        ((1, 1), "Two shares for three stages"),
+        ((1, 1, 1, 1), "Four shares for three stages"),
+        ((1, 1, 1), "8 samples in shares of 1, 1, 1"),
+        (None, "8 samples for three stages alike"),
+        ((0, 3, 1), "A share of 0"),
+        ((2, 3, -1), "A negative share"),
+    ):
+        refuses(lambda: ask(shares=shares), f"{what} must be refused.")
+    for bad, what in ((noise[:1], "sample"), (noise[:, :1], "channel"), (noise[..., :1], "column")):
+        refuses(
+            lambda: ask(noise=bad), f"Noise of one {what} only must be refused: x and noise have one shape."
+        )
+    for n, what in ((1, "One label"), (4, "Four labels")):
+        refuses(lambda: ask(label=torch.arange(n)), f"{what} for eight samples must be refused.")
 
 
 def check_pyramid_loss(pyramid_loss=pyramid.pyramid_loss, seed: int = 0) -> None:
-    """By hand for three stages and unequal shares; one stage is plain flow matching."""
-    x, noise = images(2, 8, 1, 8, 8, seed=seed)
-    u = 1 - torch.rand(8, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-    label = torch.arange(8)
-    for cuts, shares in ((CUTS[1], (1, 2, 1)), (CUTS[1], (2, 1, 1)), (CUTS[0], (1, 1)), (CUTS[0], None)):
-        found = pyramid.stages(cuts)
-        asked = []
-        recorded = lambda z, t, label: asked.append((z, t, label)) or net(z, t, label)
-        loss = pyramid_loss(recorded, x, noise, u, found, shares, label=label)
-        assert loss.shape == (8,), "A loss returns one number per sample, (b,)."
-        counts = [len(z) for z, _, _ in asked]
-        given = shares or (1,) * len(found)
-        assert counts == [8 * share // sum(given) for share in given], (
-            f"Shares {given} of 8 samples, coarsest stage first: got {counts}."
+    """Where and when the network is asked, the target, gradients, packing, and refusals."""
+    label, style = torch.arange(4), images(4, 2, seed=seed + 3)
+    for found, _, shares, x, noise in cases(seed):
+        given = {"label": label, "style": style}
+        u = 1 - torch.rand(4, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+        u[0] = 1.0
+        asked, weight = [], torch.tensor(1.3, dtype=DOUBLE, requires_grad=True)
+        velocity = lambda z, t, label, style: weight.to(z.dtype) * net(z, t, label, style.to(z.dtype))
+        alone = labelled(velocity, "network", asked)
+        alone.packed = lambda *_, **__: forbidden(
+            "Without packed=True velocity itself is asked, size by size."
         )
-        first = 0
-        for i, (stage, (z, t, tags)) in enumerate(zip(found, asked)):
-            part = slice(first, first + len(z))
-            first += len(z)
-            close(tags, label[part], "Each sample keeps its label, in the order of the batch.")
-            start, end = pyramid.stage_pair(x[part], noise[part], i, found)
-            w = u[part].reshape(-1, 1, 1, 1)
-            close(z, w * start + (1 - w) * end, "z = u start + (1 - u) end: local time 1 is the start.")
-            time = stage.t_end + (stage.t_start - stage.t_end) * u[part]
-            close(t, time, "The network sees the time of the whole way, which tells it the stage.")
-            wanted = (net(z, t, tags) - (start - end)).square().mean((1, 2, 3))
-            close(
-                loss[part], wanted, "The velocity is start - end, in local time; mean over each sample.", 1e-9
-            )
-    single = pyramid.stages([0, 1])
-    loss = pyramid_loss(net, x, noise, u, single)
-    z = (1 - u).reshape(-1, 1, 1, 1) * x + u.reshape(-1, 1, 1, 1) * noise
-    plain = (net(z, u) - (noise - x)).square().mean((1, 2, 3))
-    assert torch.equal(loss, plain), "One stage is plain flow matching, bit for bit."
-    found = pyramid.stages(CUTS[1])
-    for call, what in (
-        (lambda: pyramid_loss(net, x, noise, u, found, (1, 1)), "Two shares for three stages"),
-        (lambda: pyramid_loss(net, x, noise, u, found, (1, 1, 1)), "8 samples in shares of 1, 1, 1"),
-        (lambda: pyramid_loss(net, x, noise, u, found, (0, 3, 1)), "A share of 0"),
-        (lambda: pyramid_loss(net, x, noise, u[:1], found, (1, 2, 1)), "One time for eight samples"),
-        (lambda: pyramid_loss(net, x, noise, u + 1, found, (1, 2, 1)), "A local time above 1"),
-        (
-            lambda: pyramid_loss(lambda z, t: z[:1], x, noise, u, single),
-            "A network that returns another shape",
-        ),
-    ):
-        refuses(call, f"{what} must be refused.")
+        loss = accepts(
+            lambda: pyramid_loss(alone, x, noise, u, found, shares, **given),
+            f"x {tuple(x.shape)}, {len(found)} stages, shares {shares},",
+        )
+        asked_where(asked, found, shares, x, noise, u)
+        assert isinstance(loss, Tensor) and loss.shape == (4,), "A loss returns one number per sample, (b,)."
+
+        def total(target: Callable, reduce: Callable) -> Tensor:
+            losses = []
+            for i, part in enumerate(parts(shares, found)):
+                z, t, slope = point(x[part], noise[part], u[part], i, found)
+                answer = velocity(z, t, label[part], style[part])
+                losses.append(reduce((answer - target(slope, found[i])).square().flatten(1)))
+            return torch.cat(losses)
+
+        mean = lambda a: a.mean(1)
+        right = total(lambda slope, stage: slope, mean)
+        likely = {
+            "The sign of the velocity: it is start - end.": total(lambda slope, stage: -slope, mean),
+            "The velocity is in local time: it is not divided by the window of the stage.": total(
+                lambda slope, stage: slope / (stage.t_start - stage.t_end), mean
+            ),
+            "The velocity is in local time: it is not multiplied by the window of the stage.": total(
+                lambda slope, stage: slope * (stage.t_start - stage.t_end), mean
+            ),
+            "Take the mean over a sample, not the sum.": total(lambda slope, _: slope, lambda a: a.sum(1)),
+            "Take the square, not its root.": right.sqrt(),
+            "This is half the squared distance.": right / 2,
+            "Take the mean for each sample, not over the batch.": right.mean().expand(4),
+        }  # fmt: skip
+        hint = "The loss is the mean square of answer - (start - end), for each sample."
+        near(loss, right, hint, likely, 1e-9)
+        close_gradients(loss, right, [weight], "pyramid_loss")
+
+        single = x.float(), noise.float(), u, found, shares
+        short = pyramid_loss(labelled(velocity, "network", asked), *single, **given)
+        close_in_float32(short, right, "The loss")
+
+        class Packed:
+            calls = 0
+
+            def __call__(self, z, t, **given):
+                forbidden("packed=True asks velocity.packed, once for all sizes, and nothing else.")
+
+            def packed(self, zs, ts, label, style):
+                self.calls += 1
+                assert len(zs) == len(ts) == len(label) == len(style) == len(found), (
+                    "velocity.packed gets lists, with one entry for each stage."
+                )
+                strict = labelled(velocity, "packed network", [])
+                return [strict(z, t, label=a, style=b) for z, t, a, b in zip(zs, ts, label, style)]
+
+        packed = Packed()
+        together = pyramid_loss(packed, x, noise, u, found, shares, packed=True, **given)
+        assert packed.calls == 1, f"packed=True asks velocity.packed once, not {packed.calls} times."
+        close(together, right, "packed=True gives the same losses.", 1e-9)
+        close_gradients(together, right, [weight], "pyramid_loss with packed=True")
+        close_in_float32(pyramid_loss(packed, *single, packed=True, **given), right, "The packed loss")
+
+    found, x, noise = pyramid.stages(CUTS[1]), *images(2, 8, 2, 4, 8, seed=seed)
+    u = 1 - torch.rand(8, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+    ask = lambda noise=noise, u=u, shares=(1, 2, 1), velocity=net, **given: pyramid_loss(
+        velocity, x, noise, u, found, shares, **given
+    )
+    refuses_batches(ask, noise)
+    for bad in one_bad(u, 0.0, -0.1, 1.1):
+        refuses(lambda: ask(u=bad), f"One local time of {bad[-1]:.1f} must be refused: above 0, at most 1.")
+    for bad, what in ((u[:1], "One local time"), (u[:7], "Seven local times"), (u[:, None], "Times (8, 1)")):
+        refuses(lambda: ask(u=bad), f"{what} for eight samples must be refused.")
+    for what, part in partial(asked):
+        refuses(lambda: ask(velocity=part), f"A network that answers for one {what} only must be refused.")
 
 
-def field(side: int, correlation: float = 0.9) -> torch.Tensor:
+def field(side: int, correlation: float = 0.9) -> Tensor:
     """The covariance of a Gaussian image whose neighbours are alike."""
     row = correlation ** (torch.arange(side)[:, None] - torch.arange(side)).abs().double()
     return torch.kron(row, row)
 
 
-def exact_velocity(covariance: torch.Tensor, found: list, side: int):
+def exact_velocity(covariance: Tensor, found: list, side: int):
     """The optimal velocity for Gaussian images, integrated so finely that one step of it ends a stage."""
     k, unit = len(found), units(1, side)
     zero = torch.zeros_like(unit)
@@ -317,7 +724,7 @@ def exact_velocity(covariance: torch.Tensor, found: list, side: int):
         )
         maps.append((signal, noise))
 
-    def matrix(i: int, u: float) -> torch.Tensor:
+    def matrix(i: int, u: float) -> Tensor:
         (s0, s1), (n0, n1) = maps[i]
         x, n = u * s0 + (1 - u) * s1, u * n0 + (1 - u) * n1
         cross = (s0 - s1) @ covariance @ x.T + (n0 - n1) @ n.T
@@ -325,7 +732,7 @@ def exact_velocity(covariance: torch.Tensor, found: list, side: int):
             x @ covariance @ x.T + n @ n.T + 1e-13 * torch.eye(len(x), dtype=DOUBLE)
         )
 
-    def flow(i: int) -> torch.Tensor:
+    def flow(i: int) -> Tensor:
         """The matrix that carries a start to its end: Runge-Kutta, times crowd at the clean end."""
         whole, n = torch.eye(len(maps[i][0][0]), dtype=DOUBLE), 40
         for j in range(n, 0, -1):
@@ -342,137 +749,388 @@ def exact_velocity(covariance: torch.Tensor, found: list, side: int):
     return lambda z, t: z - (z.flatten(1) @ flows[z.shape[-1]].T).reshape(z.shape)
 
 
-def check_pyramid_sample(pyramid_sample=pyramid.pyramid_sample, seed: int = 0) -> None:
-    """By hand, its randomness, one stage, and the exact covariance of a Gaussian field from end to end."""
-    found = pyramid.stages(CUTS[1])
-    noise = images(3, 1, 8, 8, seed=seed)
-    jumps = [images(3, 1, 4, 4, seed=seed + 1), images(3, 1, 8, 8, seed=seed + 2)]
-    asked = []
-    recorded = lambda z, t: asked.append((z.clone(), t)) or net(z, t)
-    result = pyramid_sample(recorded, noise, found, [2, 3, 1], jumps)
-    sizes = [z.shape[-1] for z, _ in asked]
-    assert sizes == [2, 2, 4, 4, 4, 8], (
-        f"Steps [2, 3, 1]: asked at sizes {sizes}. Is a step wasted, or one missing?"
-    )
-    assert all(t.shape == (3,) for _, t in asked), "The network gets t of shape (b,)."
-    expected, asks = 4 * halved(halved(noise)), iter(asked)
-    hint = "The first stage starts from the noise, each halving twice the mean."
-    for i, (stage, n) in enumerate(zip(found, (2, 3, 1))):
-        if i > 0:
-            expected = pyramid.renoise_jump(expected, jumps[i - 1], stage)
-            hint += f" Then renoise_jump(z, jumps[{i - 1}], stages[{i}]) before stage {i}, unclamped."
-        for step in range(n):
-            u = torch.full((3,), (n - step) / n, dtype=DOUBLE)
-            time = stage.t_end + (stage.t_start - stage.t_end) * u
-            z, t = next(asks)
-            close(z, expected, hint, 1e-9)
-            close(
-                t,
-                time,
-                "The network is told network_time(u, stage) at u = 1, ..., 1 / n: not u itself.",
-            )
-            expected = expected - net(expected, time) / n
-            hint = "A step is z - velocity / n, in local time: the velocity is start - end."
-    close(result, expected, f"{hint} Without trajectory=True the last image is returned.", 1e-9)
-    twice = (pyramid_sample(net, noise, found, steps, jumps) for steps in (2, [2, 2, 2]))
-    close(*twice, "An int is meant for every stage.")
-    ends = pyramid_sample(net, noise, found, 2, jumps, trajectory=True)
-    assert [e.shape[-1] for e in ends] == [2, 4, 8], "trajectory=True returns the end of every stage."
-    one, two, other = (
-        pyramid_sample(net, noise, found, 2, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)
-    )
-    assert torch.equal(one, two) and not torch.equal(one, other), (
-        "The generator decides the noise of the jumps."
-    )
-    single = pyramid.stages([0, 1])
-    z = noise
-    for u in (1.0, 0.75, 0.5, 0.25):
-        z = z - net(z, torch.full((3,), u, dtype=DOUBLE)) / 4
-    close(
-        pyramid_sample(net, noise, single, 4), z, "One stage is Euler's method on plain flow matching.", 1e-12
-    )
+def walk(
+    velocity: Callable, noise: Tensor, found: list, steps: list[int], jumps: list[Tensor]
+) -> list[Tensor]:
+    """The end of every stage: Euler steps in local time, and a jump before every stage but the first."""
+    z, ends = smaller(noise, len(found) - 1, 2.0), []
+    for i, (stage, n) in enumerate(zip(found, steps)):
+        z = pyramid.renoise_jump(z, jumps[i - 1], stage) if i else z
+        for j in range(n, 0, -1):
+            t = stage.t_end + (stage.t_start - stage.t_end) * j / n
+            z = z - velocity(z, z.new_full((len(z),), t)) / n
+        ends.append(z)
+    return ends
 
-    for cuts, gamma in ((CUTS[0], 1 / 3), (CUTS[1], 1 / 3), (CUTS[0], 0.2)):
-        found = pyramid.stages(cuts, gamma)
-        side = 2 ** (len(found))
-        covariance, unit = field(side), units(1, side)
-        velocity = exact_velocity(covariance, found, side)
-        sizes = [side // 2 ** (len(found) - 1 - i) for i in range(1, len(found))]
-        silent = [torch.zeros(len(unit), 1, size, size, dtype=DOUBLE) for size in sizes]
-        total = pyramid_sample(velocity, unit, found, 1, silent).flatten(1)
-        total = total.T @ total
-        for j, size in enumerate(sizes):
-            heard = [torch.zeros(size**2, 1, s, s, dtype=DOUBLE) for s in sizes]
-            heard[j] = units(1, size)
-            part = pyramid_sample(
-                velocity, torch.zeros(size**2, 1, side, side, dtype=DOUBLE), found, 1, heard
-            )
-            total = total + part.flatten(1).T @ part.flatten(1)
-        error = ((total - covariance).norm() / covariance.norm()).item()
-        assert error < 1e-4, (
-            f"On an exact Gaussian field (cuts {cuts}) the samples' covariance is wrong by {error:.1e}. "
-            "Is the jump before every stage but the first, and its noise fresh and correlated?"
+
+def check_pyramid_sample(pyramid_sample=pyramid.pyramid_sample, seed: int = 0) -> None:
+    """Every point and time by hand, every entry of the trajectory, its randomness, gradients and refusals."""
+    for found, steps, _, _, noise in cases(seed):
+        k, pixel = len(found), 2 ** (len(found) - 1)
+        noise[0, 0, 0, 0] = 40.0  # whatever is clamped shows
+        shapes = [smaller(noise, k - 1 - i).shape for i in range(1, k)]
+        jumps = [images(*shape, seed=seed + 1 + i) for i, shape in enumerate(shapes)]
+        asked, wanted = [], []
+        once, lists = noise.clone(), {"steps": steps, "jumps": jumps, "stages": found}
+        before = {name: list(given) for name, given in lists.items()}
+        result = accepts(
+            lambda: pyramid_sample(recorded(net, asked), noise, found, steps, jumps),
+            f"noise {tuple(noise.shape)}, {k} stages, steps {steps}, {k - 1} jumps",
         )
-    found = pyramid.stages(CUTS[1])
+        assert torch.equal(noise, once), "The noise must stay as it is: is z changed in place?"
+        for name, given in lists.items():
+            same = len(given) == len(before[name]) and all(a is b for a, b in zip(given, before[name]))
+            assert same, f"Your function changes the caller's list of {name}."
+        ends = walk(recorded(net, wanted), noise, found, steps, jumps)
+
+        # where and when the network is asked
+        counts = [sum(z.shape == end.shape for z, _ in asked) for end in ends]
+        assert counts == steps and len(asked) == sum(steps), (
+            f"Steps {steps}, coarsest stage first: the network is asked so often, not {counts} of "
+            f"{len(asked)} times. Is a step missing, or one too many?"
+        )
+        places = [(i, j) for i, n in enumerate(steps) for j in range(n, 0, -1)]
+        for place, ((z, t), (right, time)) in enumerate(zip(asked, wanted)):
+            (i, j), n, stage = places[place], steps[places[place][0]], found[places[place][0]]
+            where = f" (stage {i} of {k}, step {n - j + 1} of {n})"
+            if place == 0:
+                hint = "The first stage starts from the noise, halved to its size."
+                likely = {
+                    "A halving of the noise is twice the mean, not the mean.": smaller(noise, k - 1),
+                    "A halving of the noise is twice the mean, not sqrt(2) times.": smaller(
+                        noise, k - 1, 2**0.5
+                    ),
+                    "The noise is one pixel of a block, not twice the mean.": noise[..., ::pixel, ::pixel],
+                }
+            elif j == n:
+                last, fresh = ends[i - 1], jumps[i - 1]
+                hint = "Before a stage comes renoise_jump(z, jumps[i - 1], stage), z where the last one ends."
+                jump = pyramid.renoise_jump
+                likely = {
+                    "There is no fresh noise at the jump.": stage.alpha * doubled(last),
+                    "There is no jump: z is enlarged, and nothing else.": doubled(last),
+                    "The jump takes the stage it leaves, not the one it leads to.": jump(
+                        last, fresh, found[i - 1]
+                    ),
+                    "The noise of the beginning comes again at the jump: it must be fresh.": jump(
+                        last, smaller(noise, k - 1 - i, 2.0), stage
+                    ),
+                    "The jump comes too early: finish the stage before.": jump(
+                        asked[place - 1][0], fresh, stage
+                    ),
+                }
+            else:
+                before, slope = asked[place - 1][0], net(*asked[place - 1])
+                hint = "A step of Euler's is z - velocity / n, from the newest z."
+                length = ((before - z) * slope).sum() / slope.square().sum()
+                likely = {
+                    "The sign of a step: z - velocity / n, for it is start - end.": before + slope / n,
+                    "A step is 1 / n in local time, not a difference of network times.": before
+                    - (stage.t_start - stage.t_end) * slope / n,
+                    "The network is asked at an old z: it must be the newest.": before,
+                    f"A step is {length:.3f} long, not 1 / n: all are equal, and none wasted.": before
+                    - length * slope,
+                }
+            clamped = {"z is clamped: nothing is clamped here.": right.clamp(z.min(), z.max())}
+            near(z, right, hint, likely | clamped, 1e-9, where)
+            at = lambda u: torch.full_like(t, stage.t_end + (stage.t_start - stage.t_end) * u)
+            likely = {
+                "The network is told local time: it needs network_time(u, stage).": 0 * t + j / n,
+                "The network is told the time of a step's cleaner end, not the noisier.": at((j - 1) / n),
+                "Local time falls from 1 to 1 / n: yours rises.": at((n - j + 1) / n),
+                "Local time rises from 0 here: it falls from 1 to 1 / n.": at((n - j) / n),
+                "One step is wasted: u is 1, ..., 1 / n, not linspace(1, 0, n).": at((j - 1) / max(1, n - 1)),
+                "The network is told the middle of a step: Euler asks at its noisier end.": at((j - 0.5) / n),
+            }
+            near(t, time, "The network is told network_time(u, stage).", likely, where=where)
+
+        # what comes back
+        assert isinstance(result, Tensor), "Without trajectory=True the last image is returned, not a list."
+        assert result.shape == noise.shape, f"The result has the noise's shape, not {tuple(result.shape)}."
+        likely = {
+            "The result is clamped: nothing is clamped here.": ends[-1].clamp(result.min(), result.max())
+        }
+        hint = "The result is z after the last step, z - velocity / n."
+        likely["The last step is not taken."] = wanted[-1][0]
+        near(result, ends[-1], hint, likely, 1e-9)
+        path = pyramid_sample(net, noise, found, steps, jumps, trajectory=True)
+        assert isinstance(path, list | tuple) and len(path) == k, (
+            f"trajectory=True returns the list of z at the end of every stage: {k} here."
+        )
+        firsts = [z for (z, _), (i, j) in zip(wanted, places) if j == steps[i]]
+        for i, (z, end, first) in enumerate(zip(path, ends, firsts)):
+            hint = f"Entry {i} of the trajectory is z at the end of stage {i}, at its size."
+            likely = {
+                "The trajectory holds where a stage starts: it must be where it ends.": first,
+                "The trajectory holds every stage's end clamped: nothing is clamped.": end.clamp(
+                    z.min(), z.max()
+                ),
+            }
+            near(z, end, hint, likely, 1e-9)
+        for same in (2, [2] * k):
+            found_two = accepts(lambda: pyramid_sample(net, noise, found, same, jumps), f"steps = {same}")
+            close(
+                found_two,
+                walk(net, noise, found, [2] * k, jumps)[-1],
+                "An int is meant for every stage.",
+                1e-9,
+            )
+        short = pyramid_sample(recorded(net, []), noise.float(), found, steps, [a.float() for a in jumps])
+        close_in_float32(short, ends[-1], "The result", 1e-4)  # a pixel of 40 has six digits left
+        weight = torch.tensor(0.8, dtype=DOUBLE, requires_grad=True)
+        affine = lambda z, t: 0.3 * z + weight * column(t.clone(), z)  # its gradient needs no z, and no old t
+        leaves = [a.clone().requires_grad_() for a in (noise, *jumps)]
+        made = pyramid_sample(affine, leaves[0], found, steps, leaves[1:])
+        right = walk(affine, leaves[0], found, steps, leaves[1:])[-1]
+        close_gradients(made, right, [weight, *leaves], "pyramid_sample")
+
+        # drawn by hand from the same seed
+        seeded = lambda: torch.Generator().manual_seed(seed)
+        sample = lambda generator: pyramid_sample(net, noise, found, steps, generator=generator)
+        by = lambda jumps: walk(net, noise, found, steps, jumps)[-1]
+        mine, hand, other = seeded(), seeded(), seeded()
+        drawn = sample(mine)
+        if k > 1:
+            assert torch.equal(drawn, sample(seeded())), "The noise of a jump comes from the generator."
+        likely = {
+            "The noise of a jump must be drawn unless given: here it is 0.": by([0 * jump for jump in jumps]),
+            "The noise of a jump is uniform: it must be Gaussian.": by(
+                [torch.rand(shape, generator=other, dtype=DOUBLE) for shape in shapes]
+            ),
+        }
+        other.manual_seed(seed)
+        likely["The noise of a jump is drawn in float32: it has z's dtype."] = by(
+            [torch.randn(shape, generator=other).double() for shape in shapes]
+        )
+        right = by([torch.randn(shape, generator=hand, dtype=DOUBLE) for shape in shapes])
+        hint = "Noise is drawn once for each jump, when it comes, with randn_like(up(z), generator)."
+        near(drawn, right, hint, likely, 1e-9)
+        assert k == 1 or not torch.equal(mine.get_state(), seeded().get_state()), (
+            "The caller's generator does not move on: draw from it, and not from a copy."
+        )
+        assert torch.equal(mine.get_state(), hand.get_state()), (
+            "Noise is drawn once for each jump, and nothing else is drawn."
+        )
+        assert k == 1 or not torch.equal(sample(mine), drawn), (
+            "Two calls with one generator must differ: it is seeded again."
+        )
+        hand.set_state(mine.get_state())
+        other.manual_seed(seed)
+        right = walk(net, noise.float(), found, steps, [torch.randn(s, generator=other) for s in shapes])
+        short = pyramid_sample(net, noise.float(), found, steps, generator=seeded())
+        close(
+            short,
+            right[-1],
+            "For float32 noise that of the jumps is drawn in float32: randn_like.",
+            1e-3,
+            1e-3,
+        )
+        pyramid_sample(net, noise, found, steps, jumps, mine)
+        assert torch.equal(mine.get_state(), hand.get_state()), "With jumps given, nothing is drawn."
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 10**6)  # nobody's own seed
+            right = by([torch.randn(shape, dtype=DOUBLE) for shape in shapes])
+            torch.manual_seed(seed + 10**6)
+            hint = "Without a generator the noise comes from torch's own random numbers."
+            close(sample(None), right, hint, 1e-9)
+
+    found, noise = pyramid.stages(CUTS[1]), images(3, 2, 4, 8, seed=seed)
+    jumps = [images(3, 2, 2, 4, seed=seed + 1), images(3, 2, 4, 8, seed=seed + 2)]
+    for steps, what in (
+        ([2, 2], "Two numbers of steps for three stages"),
+        ([2, 2, 2, 2], "Four numbers of steps for three stages"),
+        ([2], "One number of steps in a list, for three stages,"),
+        ([2, 0, 2], "A stage without steps"),
+        ([2, 2, 0], "A last stage without steps"),
+        ([2, -1, 2], "A negative number of steps"),
+        (0, "steps = 0"),
+        (-1, "steps = -1"),
+    ):
+        refuses(lambda: pyramid_sample(net, noise, found, steps), f"{what} must be refused.")
+        refuses(lambda: pyramid_sample(net, noise, found, steps, jumps), f"{what} must be refused.")
+    for wrong, what in (
+        (jumps[:1], "One noise"),
+        ([], "An empty list of noises"),
+        (jumps + jumps[1:], "Three noises"),
+    ):
+        refuses(lambda: pyramid_sample(net, noise, found, 2, wrong), f"{what} for two jumps must be refused.")
     refuses(
-        lambda: pyramid_sample(net, noise, found, [2, 2]), "Two numbers of steps for three stages: refuse."
+        lambda: pyramid_sample(net, noise, pyramid.stages([0, 1]), 2, jumps[1:]),
+        "One noise for no jump must be refused: one stage has none.",
     )
-    refuses(lambda: pyramid_sample(net, noise, found, [2, 0, 2]), "A stage without steps must be refused.")
-    refuses(
-        lambda: pyramid_sample(net, noise, found, 2, jumps[:1]), "One noise for two jumps must be refused."
-    )
-    refuses(
-        lambda: pyramid_sample(net, noise[..., :6], found, 2), "Sides not divisible by 4 must be refused."
-    )
+    for h, w, side in ((4, 6, "A width"), (2, 8, "A height")):
+        refuses(
+            lambda: pyramid_sample(net, noise[..., :h, :w], found, 2),
+            f"{side} that cannot be halved twice must be refused: {h}x{w} for three stages.",
+        )
 
 
 def check_stage_target(stage_target=pyramid.stage_target, seed: int = 0) -> None:
     """One student step lands where two teacher steps land, at the right times, without a gradient."""
-    z = images(4, 1, 4, 4, seed=seed)
-    for stage in pyramid.stages(CUTS[1]):
-        for n in (1, 4):
-            u = torch.arange(n, 0, -1, dtype=DOUBLE).repeat(4)[:4] / n
-            time = lambda w: stage.t_end + (stage.t_start - stage.t_end) * w
-            middle = z - net(z, time(u)) / (2 * n)
-            landed = middle - net(middle, time(u - 0.5 / n)) / (2 * n)
-            found = stage_target(net, z, u, n, stage)
-            hint = "z - target / n is where two teacher steps of 0.5 / n land, asked at the network's times."
-            close(z - found / n, landed, hint, 1e-10)
-    weight = torch.ones((), dtype=DOUBLE, requires_grad=True)
-    learned = stage_target(lambda z, t: weight * net(z, t), z, u, n, stage)
-    assert not learned.requires_grad, "A target is a constant."
+    label, style = torch.arange(4), images(4, 2, seed=seed + 3)
+    given = {"label": label, "style": style}
+    for found, _, _, _, noise in cases(seed):
+        for i, stage in enumerate(found):
+            z = smaller(noise, len(found) - 1 - i, 2.0)
+            for n in (1, 4):
+                u = torch.arange(n, 0, -1, dtype=DOUBLE).repeat(4)[:4] / n
+                u[-1] = 0.5 / n  # the last time from which two half steps can start
+                time = lambda w: stage.t_end + (stage.t_start - stage.t_end) * w
+                teacher = lambda z, t, label, style: net(z, t, label, style.to(z.dtype))
+                first = teacher(z, time(u), **given)
+                middle = z - first / (2 * n)
+                second = teacher(middle, time(u - 0.5 / n), **given)
+                right = (first + second) / 2
+                asked = []
+                target = accepts(
+                    lambda: stage_target(labelled(teacher, "teacher", asked), z, u, n, stage, **given),
+                    f"z {tuple(z.shape)}, n = {n}, u {u.tolist()}",
+                )
+                if len(asked) == 2:  # and not a sample at a time
+                    likely = {
+                        "The teacher is told local times: it needs network_time(u, stage).": u,
+                        "The teacher takes its first step a step too late.": time(u - 0.5 / n),
+                    }
+                    close(asked[0][0], z, "The teacher is asked at z first.")
+                    hint = "The teacher's first step starts at network_time(u, stage)."
+                    near(asked[0][1], time(u), hint, likely)
+                    likely = {
+                        "The teacher's second step starts from the middle, not from z again.": z,
+                        "The teacher takes whole steps 1 / n: two of 0.5 / n make one of the student's.": z
+                        - first / n,
+                        "The teacher's steps are too short: 0.5 / n.": z - first / (4 * n),
+                        "The sign of the teacher's step: z - velocity 0.5 / n.": z + first / (2 * n),
+                        "A step is 0.5 / n in local time, not a difference of network times.": z
+                        - (stage.t_start - stage.t_end) * first / (2 * n),
+                    }
+                    hint = "The teacher's second step starts at z - velocity 0.5 / n."
+                    near(asked[1][0], middle, hint, likely)
+                    likely = {
+                        "The teacher's second step starts half a step later, not at u again.": time(u),
+                        "The teacher is asked where its second step ends, not where it starts.": time(
+                            u - 1 / n
+                        ),
+                        "The teacher is told local times: it needs network_time(u, stage).": u - 0.5 / n,
+                    }
+                    hint = "The teacher's second step starts at network_time(u - 0.5 / n, stage)."
+                    near(asked[1][1], time(u - 0.5 / n), hint, likely)
+                likely = {
+                    "This is the teacher's first answer: the target is the mean of both.": first,
+                    "This is the teacher's second answer: the target is the mean of both.": second,
+                    "This is the sum of both answers: the target is their mean.": 2 * right,
+                    "The sign: the velocity is start - end, as the teacher's.": -right,
+                    "This is where the student must land, not the velocity of its step.": z - right / n,
+                }
+                hint = f"z - target / n is where two teacher steps of 0.5 / n land (n = {n})."
+                near(target, right, hint, likely)
+                short = stage_target(labelled(teacher, "teacher", []), z.float(), u, n, stage, **given)
+                close_in_float32(short, right, "The target")
+    weight, leaf = torch.ones((), dtype=DOUBLE, requires_grad=True), z.clone().requires_grad_()
+    with torch.enable_grad():
+        learned = stage_target(lambda z, t: weight * net(z, t), leaf, u, n, stage)
+    assert not learned.requires_grad, "A target is a constant: no gradient may reach the teacher, nor z."
+    for bad in one_bad(u, 0.4 / n, -0.1, 1.1):
+        refuses(
+            lambda: stage_target(net, z, bad, n, stage),
+            f"A local time of {bad[-1]:.2f} must be refused: from 0.5 / n, n = {n}, to 1.",
+        )
+    for bad, what in ((u[:1], "One local time"), (u[:3], "Three local times"), (u[:, None], "Times (4, 1)")):
+        refuses(lambda: stage_target(net, z, bad, n, stage), f"{what} for four samples must be refused.")
+    for bad in (0, -4):
+        refuses(lambda: stage_target(net, z, u, bad, stage), f"n = {bad} must be refused.")
+    for what, part in partial(asked):
+        hint = f"A teacher that answers for one {what} only must be refused."
+        refuses(lambda: stage_target(part, z, u, n, stage), hint)
 
 
 def check_pyramid_distillation_loss(
     pyramid_distillation_loss=pyramid.pyramid_distillation_loss, seed: int = 0
 ) -> None:
-    """By hand, in every stage; a perfect student has no loss."""
-    x, noise = images(2, 8, 1, 8, 8, seed=seed)
-    found, n, shares = pyramid.stages(CUTS[1]), 4, (1, 2, 1)
-    index = 1 + torch.arange(8)[torch.randperm(8, generator=torch.Generator().manual_seed(seed))] % n
-    label = torch.arange(8)
-    student = lambda z, t, label: torch.sin(z) + t.reshape(-1, 1, 1, 1)
-    loss = pyramid_distillation_loss(student, net, x, noise, index, found, n, shares, label=label)
-    first = 0
-    for i, (stage, count) in enumerate(zip(found, (2, 4, 2))):
-        part = slice(first, first + count)
-        first += count
-        u = index[part].double() / n
-        start, end = pyramid.stage_pair(x[part], noise[part], i, found)
-        w = u.reshape(-1, 1, 1, 1)
-        z = w * start + (1 - w) * end
-        target = pyramid.stage_target(net, z, u, n, stage, label=label[part])
-        answer = student(z, stage.t_end + (stage.t_start - stage.t_end) * u, label)
+    """Who is asked where in every stage, the distance to stage_target, gradients, and refusals."""
+    label, style = torch.arange(4), images(4, 2, seed=seed + 3)
+    given = {"label": label, "style": style}
+    for n, (found, _, shares, x, noise) in zip((4, 1, 3, 2), cases(seed)):
+        index = 1 + torch.randint(n, (4,), generator=torch.Generator().manual_seed(seed))
+        index[-1] = 1  # two half steps from here end at local time 0
+        u = index.double() / n
+        mine, taught = (torch.tensor(w, dtype=DOUBLE, requires_grad=True) for w in (1.3, 0.9))
+        student = lambda z, t, label, style: (
+            mine.to(z.dtype) * (torch.sin(z) + column(t + label + style[:, 0], z)).to(z.dtype)
+        )
+        teacher = lambda z, t, label, style: taught.to(z.dtype) * net(z, t, label, style.to(z.dtype))
+        asked, told = [], []
+        loss = accepts(
+            lambda: pyramid_distillation_loss(
+                labelled(student, "student", asked),
+                labelled(teacher, "teacher", told), x, noise, index, found, n, shares, **given,
+            ),
+            f"x {tuple(x.shape)}, n = {n}, index {index.tolist()}, shares {shares},",
+        )  # fmt: skip
+        assert len(asked) != 2 * len(told), (
+            "Student and teacher are exchanged: the teacher takes two steps, and the student is asked once."
+        )
+        asked_where(asked, found, shares, x, noise, u)
+        assert isinstance(loss, Tensor) and loss.shape == (4,), "A loss returns one number per sample, (b,)."
+
+        def total(target: Callable) -> Tensor:
+            losses = []
+            for i, part in enumerate(parts(shares, found)):
+                z, t, slope = point(x[part], noise[part], u[part], i, found)
+                more = label[part], style[part]
+                wanted = target(z, t, slope, u[part], found[i], *more)
+                losses.append((student(z, t, *more) - wanted).square().flatten(1).mean(1))
+            return torch.cat(losses)
+
+        of = lambda n: (
+            lambda z, t, slope, u, stage, a, b: pyramid.stage_target(
+                teacher, z, u, n, stage, label=a, style=b
+            )
+        )
+        right = total(of(n))
+        likely = {
+            "The target is the data's velocity: it must be what two teacher steps do.": total(
+                lambda z, t, slope, *_: slope
+            ),
+            "The target is the teacher's one answer: it must be the mean over two steps.": total(
+                lambda z, t, slope, u, stage, a, b: teacher(z, t, a, b)
+            ),
+            "The teacher's steps are half as long as they ought to be: 0.5 / n.": total(of(2 * n)),
+            "This is half the squared distance.": right / 2,
+            "Take the square, not its root.": right.sqrt(),
+            "Take the mean for each sample, not over the batch.": right.mean().expand(4),
+        }  # fmt: skip
         hint = (
-            "The mean squared distance to stage_target at local time index / n, in the stage of each sample."
+            "The loss is the mean squared distance to stage_target at local time index / n, for each sample."
         )
-        close(loss[part], (answer - target).square().mean((1, 2, 3)), hint, 1e-9)
-    weight = torch.ones((), dtype=DOUBLE, requires_grad=True)
-    taught = lambda z, t, label: weight * net(z, t, label)
-    loss = pyramid_distillation_loss(student, taught, x, noise, index, found, n, shares, label=label)
-    assert not loss.requires_grad, "No gradient may reach the teacher."
-    for bad in (index - index, index + n, index[:1]):
-        refuses(
-            lambda: pyramid_distillation_loss(student, net, x, noise, bad, found, n, shares, label=label),
-            "An index outside 1 to n, or one for all samples, must be refused.",
-        )
+        near(loss, right, hint, likely, 1e-9)
+        close_gradients(loss, right, [mine], "the student's part of pyramid_distillation_loss")
+        (leak,) = torch.autograd.grad(loss.sum(), [taught], allow_unused=True)
+        assert leak is None or leak == 0, "No gradient may reach the teacher: its target is a constant."
+        short = pyramid_distillation_loss(
+            labelled(student, "student", []), labelled(teacher, "teacher", []),
+            x.float(), noise.float(), index, found, n, shares, **given,
+        )  # fmt: skip
+        close_in_float32(short, right.detach(), "The loss")
+
+    found, x, noise = pyramid.stages(CUTS[1]), *images(2, 8, 2, 4, 8, seed=seed)
+    index = 1 + torch.arange(8) % 4
+    ask = lambda student=net, teacher=net, noise=noise, index=index, n=4, shares=(1, 2, 1), **given: (
+        pyramid_distillation_loss(student, teacher, x, noise, index, found, n, shares, **given)
+    )
+    for bad in (0, -1, 5):
+        wrong = torch.cat([index[:-1], torch.tensor([bad])])
+        refuses(lambda: ask(index=wrong), f"One index of {bad} must be refused: from 1 to n = 4.")
+    for wrong, what in (
+        (index[:1], "One index"),
+        (index[:7], "Seven indices"),
+        (index[:, None], "Indices (8, 1)"),
+        (index.double() - 0.5, "Fractions"),
+    ):
+        refuses(lambda: ask(index=wrong), f"{what} for eight samples must be refused.")
+    for n in (0, -4, 2.5):
+        refuses(lambda: ask(n=n, index=torch.ones_like(index)), f"n = {n} must be refused.")
+    refuses_batches(ask, noise)
+    for who, calls in (("student", asked), ("teacher", told)):
+        for what, part in partial(calls):
+            hint = f"A {who} that answers for one {what} only must be refused."
+            refuses(lambda: ask(**{who: part}), hint)

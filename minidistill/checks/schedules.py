@@ -1,126 +1,273 @@
 """Checks of schedules: ends, identities with closed forms, derivatives, tables and grids."""
 
+import itertools
 import math
 
 import torch
+from torch import Tensor
 
 from minidistill import schedules
-from minidistill.checks import close, refuses
+from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, refuses
+
+HALF = torch.pi / 2
 
 
-def times(seed: int, n: int = 7) -> torch.Tensor:
+def times(seed: int, n: int = 7) -> Tensor:
     """n random times strictly inside (0, 1), float64."""
     return 0.02 + 0.96 * torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def check_schedule(schedule, variance_preserving: bool, reaches_noise: bool = True, seed: int = 0) -> None:
+def matches(
+    found, expected: Tensor, hint: str, likely: dict[str, Tensor] | None = None, tol: float = 1e-10
+) -> None:
+    """close, in float64; the hint becomes the sentence of the likely answer that this is, if it is one."""
+    near = lambda other, tol: torch.allclose(found.double(), other.double(), tol, tol)
+    assert isinstance(found, Tensor), f"A tensor is needed, and this is a {type(found).__name__}. {hint}"
+    assert found.shape == expected.shape, (
+        f"The shape must be {tuple(expected.shape)}, and is {tuple(found.shape)}. {hint}"
+    )
+    nearly = near(expected, 1e-5)
+    if nearly:
+        why = "is float64 computed in float32, a constant rounded, or a small number added?"
+        hint = f"Nearly right: {why} {hint}"
+    for sentence, other in (likely or {}).items():
+        if near(other, 1e-10 if nearly else 1e-6):
+            hint = sentence
+            break
+    close(found, expected, hint, tol, tol)
+
+
+def keeps_float32(found: Tensor, expected: Tensor, what: str) -> None:
+    """AssertionError unless `found`, made from float32, is float32 and agrees with the float64 result."""
+    assert found.dtype == torch.float32, f"{what} has the dtype that is given: float32, not {found.dtype}."
+    hint = f"{what} is right in float64, and loses its digits in float32."
+    close(found.double(), expected, hint, 1e-5, 1e-5)
+
+
+# schedules
+
+
+def check_schedule(schedule, t: Tensor, variance_preserving: bool, reaches_noise: bool = True) -> None:
     """What every schedule on [0, 1] must be: exact at both ends in float32, more noise at later times."""
     ends = torch.tensor([0.0, 1.0])  # float32
     alpha, sigma = schedule(ends)
-    assert alpha.shape == sigma.shape == ends.shape, "A schedule returns (alpha, sigma), each of t's shape."
+    for c in (alpha, sigma):
+        assert isinstance(c, Tensor) and c.shape == ends.shape, (
+            "A schedule returns (alpha, sigma), each of t's shape."
+        )
+        assert c.dtype == ends.dtype, f"alpha and sigma have t's dtype: here float32, not {c.dtype}."
+    at_the_ends = f"alpha is {alpha.tolist()} and sigma {sigma.tolist()} at the two ends: "
     assert alpha.isfinite().all() and sigma.isfinite().all(), (
-        "inf or nan at an end: no logarithms and no tangents there."
+        f"{at_the_ends}no inf or nan there. Is there a logarithm, a tangent, a division by 0?"
     )
-    assert (alpha >= 0).all() and (sigma >= 0).all(), (
-        f"alpha is {alpha.tolist()} and sigma {sigma.tolist()} at the two ends: neither may be negative, "
+    low = min(alpha.min(), sigma.min())
+    assert low > -1e-3, f"{at_the_ends}neither may be negative. How far does the angle run?"
+    assert low >= 0, (
+        f"{at_the_ends}neither may be negative, "
         "not even by float32 rounding, as cos(pi/2) is. Which function is exactly 0 at 0?"
     )
-    close(alpha[0], torch.tensor(1.0), "t = 0 is data: alpha(0) = 1. Are alpha and sigma swapped?", atol=1e-6)
-    close(sigma[0], torch.tensor(0.0), "t = 0 is data: sigma(0) = 0. Is time running backwards?", atol=0.0)
+    hint = "t = 0 is data: alpha(0) = 1. Are alpha and sigma swapped, or does time run backwards?"
+    assert alpha[0] >= 0.1 * sigma[0], hint
+    why = lambda c: (
+        "Is it clamped, or is something added?" if c < 0.01 else "Does it run from end to end, once?"
+    )
+    hint = f"t = 0 is data: sigma(0) must be exactly 0, not {sigma[0]:.3g}. {why(sigma[0])}"
+    close(sigma[0], torch.tensor(0.0), hint, atol=0.0)
+    close(alpha[0], torch.tensor(1.0), f"t = 0 is data: alpha(0) = 1, not {alpha[0]:.6g}.", atol=1e-6)
     if reaches_noise:
-        close(alpha[1], torch.tensor(0.0), "t = 1 is pure noise: alpha(1) must be exactly 0.", atol=0.0)
-    t = times(seed).sort().values
-    alpha, sigma = schedule(t)
+        hint = f"t = 1 is pure noise: alpha(1) must be exactly 0, not {alpha[1]:.3g}. {why(alpha[1])}"
+        close(alpha[1], torch.tensor(0.0), hint, atol=0.0)
+        hint = f"t = 1 is pure noise: sigma(1) = 1, not {sigma[1]:.6g}."
+        close(sigma[1], torch.tensor(1.0), hint, atol=1e-6)
+
+    t = t.sort().values
+    pair, alone = schedule(t), [schedule(one) for one in t.split(1)]
+    assert all(c.shape == (1,) for each in alone for c in each), (
+        "A schedule returns (alpha, sigma), each of t's shape: (1,) when one time is asked."
+    )
+    hint = "A time that is asked alone gets another answer than among others. Each is by itself."
+    for c, each in zip(pair, zip(*alone)):
+        close(torch.cat(each), c, hint)
+    alpha, sigma = pair
     if variance_preserving:
-        close(
-            alpha**2 + sigma**2,
-            torch.ones_like(t),
-            "alpha^2 + sigma^2 must be 1. Is it alpha that you square?",
-        )
-    log_snr = (alpha / sigma).log()
-    assert (log_snr.diff() < 0).all(), "The signal-to-noise ratio must fall at every time."
+        hint = "alpha^2 + sigma^2 must be 1 at every time."
+        if torch.allclose(alpha.double() + sigma, torch.ones_like(t)):
+            hint += " Here alpha + sigma is: are they the squares, or a straight line?"
+        matches(alpha**2 + sigma**2, torch.ones_like(t), hint)
+    assert ((alpha / sigma).diff() < 0).all(), "The signal-to-noise ratio must fall at every time."
+
+
+def check_inside(schedule, t: Tensor) -> None:
+    """Strictly inside: with derivatives, in t's dtype."""
+    h, follows, single = 1e-5, t.clone().requires_grad_(), schedule(t.float())
+    found, before, after = schedule(follows), schedule(t - h), schedule(t + h)
+    for k, name in enumerate(("alpha", "sigma")):
+        slope = None
+        if found[k].requires_grad:
+            slope = torch.autograd.grad(found[k].sum(), follows, retain_graph=True, allow_unused=True)[0]
+        # what does not depend on t, such as EDM's alpha, has no gradient: that is 0
+        slope = torch.zeros_like(t) if slope is None else slope
+        hint = f"backward() does not find d {name} / dt. Is t, or a part of the formula, detached?"
+        close(slope, (after[k] - before[k]) / (2 * h), hint, 1e-5, 1e-5)
+        assert found[k].dtype == t.dtype, f"{name} has t's dtype: here {t.dtype}, not {found[k].dtype}."
+        keeps_float32(single[k], schedule(t.float().double())[k], name)
 
 
 def check_cosine(cosine=schedules.cosine, seed: int = 0) -> None:
     """The quarter circle at constant speed."""
-    check_schedule(cosine, variance_preserving=True, seed=seed)
     t = times(seed)
+    check_schedule(cosine, t, variance_preserving=True)
     alpha, sigma = cosine(t)
-    close(
-        torch.atan2(sigma, alpha), math.pi / 2 * t, "The angle of (alpha, sigma) must grow at constant speed."
-    )
+    speed = "The angle of (alpha, sigma) must grow at constant speed, pi / 2 t"
+    offset = torch.cos(HALF * (t + 0.008) / 1.008) / math.cos(HALF * 0.008 / 1.008)
+    likely = {
+        f"{speed}: here alpha falls evenly.": torch.acos(1 - t),
+        f"{speed}: here sigma grows evenly.": torch.asin(t),
+        f"{speed}: here alpha^2 falls evenly.": torch.acos((1 - t).sqrt()),
+        f"{speed}: this is a straight line, scaled to length 1.": torch.atan2(t, 1 - t),
+        f"{speed}: here it is pi / 2 t^2.": HALF * t**2,
+        f"{speed}: here it slows down at both ends.": HALF * torch.sin(HALF * t) ** 2,
+        f"{speed}, without the offset 0.008 of DDPM's tables.": torch.acos(offset),
+    }
+    matches(torch.atan2(sigma, alpha), HALF * t, f"{speed}.", likely)
+    check_inside(cosine, t)
 
 
 def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
-    """alpha^2 against a numerical integral of beta."""
-    check_schedule(linear_beta, variance_preserving=True, reaches_noise=False, seed=seed)
+    """alpha^2 against the integral of beta, and the digits of small noise."""
     t = times(seed)
-    alpha, sigma = linear_beta(t)
-    # alpha^2 solves d log(alpha^2) / dt = -beta(t), here by 20 000 midpoint steps
-    middle = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    integral = (0.1 + 19.9 * middle * t[:, None]).mean(1) * t
-    close(alpha**2, torch.exp(-integral), "alpha^2, not alpha, is exp(-integral of beta).", atol=1e-9)
-    early = math.sqrt(-math.expm1(-(0.1 * 1e-4 + 19.9 * 1e-8 / 2)))
-    close(
-        linear_beta(torch.tensor([1e-4]))[1],
-        torch.tensor([early]),
-        "1 - alpha^2 loses its digits: use expm1.",
-        0.0,
-        1e-4,
-    )
+    check_schedule(linear_beta, t, variance_preserving=True, reaches_noise=False)
+    integral = 0.1 * t + 19.9 * t**2 / 2
+    what = "alpha^2 is exp(-integral of beta), beta = 0.1 + 19.9 t"
+    likely = {
+        "alpha^2, not alpha, is exp(-integral of beta).": torch.exp(-2 * integral),
+        f"{what}: here alpha^4 is.": torch.exp(-integral / 2),
+        f"{what}: the half is missing in 19.9 t^2 / 2.": torch.exp(-0.1 * t - 19.9 * t**2),
+        f"{what}: the square is missing in 19.9 t^2 / 2.": torch.exp(-0.1 * t - 19.9 * t / 2),
+        f"{what}: the slope is 20 - 0.1, not 20.": torch.exp(-0.1 * t - 10 * t**2),
+        f"{what}: beta starts at 0.1, not at 0.": torch.exp(-19.9 * t**2 / 2),
+    }
+    matches(linear_beta(t)[0] ** 2, torch.exp(-integral), f"{what}.", likely)
+    early = torch.tensor([1e-5, 1e-4, 1e-3])
+    noise = torch.sqrt(-torch.expm1(-(0.1 * early.double() + 19.9 * early.double() ** 2 / 2)))
+    hint = "In float32, 1 - alpha^2 loses the digits of small noise: use expm1, and clamp nothing."
+    close(linear_beta(early)[1].double(), noise, hint, 0.0, 1e-4)
+    check_inside(linear_beta, t)
 
 
 def check_sigmoid(sigmoid=schedules.sigmoid, seed: int = 0) -> None:
     """alpha^2 against the logistic function."""
-    check_schedule(sigmoid, variance_preserving=True, seed=seed)
     t = times(seed)
+    check_schedule(sigmoid, t, variance_preserving=True)
 
-    def logistic(u):
-        return 1 / (1 + torch.exp(-torch.as_tensor(u, dtype=torch.float64)))
+    def rescaled(start: float, end: float) -> Tensor:
+        first, last, now = (torch.sigmoid(-u) for u in (exact(start), exact(end), start + (end - start) * t))
+        return (now - last) / (first - last)
 
-    expected = (logistic(3) - logistic(6 * t - 3)) / (logistic(3) - logistic(-3))
-    close(sigmoid(t)[0] ** 2, expected, "alpha^2, not alpha, is the rescaled logistic function.")
+    what = "alpha^2 is the logistic function from -3 to 3, rescaled to go from 1 to 0"
+    likely = {
+        f"{what}: here alpha is.": rescaled(-3, 3) ** 2,
+        f"{what}: here alpha^4 is.": rescaled(-3, 3) ** 0.5,
+        f"{what}: here it runs from 0 to 3.": rescaled(0, 3),
+        f"{what}: here it runs from -6 to 6.": rescaled(-6, 6),
+        f"{what}: here it runs from -1 to 1.": rescaled(-1, 1),
+        f"{what}: here it is no logistic function, but falls evenly.": 1 - t,
+    }
+    matches(sigmoid(t)[0] ** 2, rescaled(-3, 3), f"{what}. It is not about betas.", likely)
+    check_inside(sigmoid, t)
 
 
 def check_rectified_flow(rectified_flow=schedules.rectified_flow, seed: int = 0) -> None:
     """A straight line in (alpha, sigma)."""
-    check_schedule(rectified_flow, variance_preserving=False, seed=seed)
     t = times(seed)
-    close(rectified_flow(t)[0] + rectified_flow(t)[1], torch.ones_like(t), "alpha + sigma must be 1.")
-    close(rectified_flow(t)[1], t, "sigma is t: noise at t = 1, also where a paper has it at t = 0.")
+    check_schedule(rectified_flow, t, variance_preserving=False)
+    alpha, sigma = rectified_flow(t)
+    matches(alpha + sigma, torch.ones_like(t), "alpha + sigma must be 1: a straight line, not a circle.")
+    matches(sigma, t, "sigma is t itself: the line is walked at constant speed.")
+    check_inside(rectified_flow, t)
 
 
 def check_edm(edm=schedules.edm, seed: int = 0) -> None:
     """The signal is left alone."""
-    t = 80 * times(seed)
+    t = torch.cat([80 * times(seed), exact(0, 1e-4, 0.5, 200)])
     alpha, sigma = edm(t)
-    close(alpha, torch.ones_like(t), "EDM never scales the signal: alpha is 1, one for each time.")
-    close(sigma, t, "EDM's time is sigma itself.")
+    hint = "EDM never scales the signal: alpha is 1, one for each time."
+    matches(alpha, torch.ones_like(t), hint)
+    likely = {
+        "EDM's time is sigma itself, also below 0.002 and above 80: here it is clamped.": t.clamp(0.002, 80),
+        "EDM's time is sigma itself, also below 0.002: here it is clamped.": t.clamp(min=0.002),
+        "EDM's time is sigma itself, also above 80: here it is clamped.": t.clamp(max=80),
+        "EDM's time is sigma itself, not its logarithm.": t.exp(),
+        "EDM's time is sigma itself, not sigma^2.": t.sqrt(),
+        "EDM's time is sigma itself: here it is squared.": t**2,
+        "EDM's time is sigma itself, not its share of 80.": 80 * t,
+    }
+    matches(sigma, t, "EDM's time is sigma itself.", likely)
+    check_inside(edm, t[:7])
 
 
 def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
-    """Times, log SNR, composition, inverse and ends."""
-    t, base = times(seed), schedules.rectified_flow
-    refuses(lambda: shifted(base, 0.0), "A shift of 0 must be refused.")
-    refuses(lambda: shifted(base, -1.0), "A negative shift must be refused.")
+    """The time that the schedule is asked at, what is done with its answer, and the ends."""
+    t, asked = times(seed).sort().values, []
+
+    def itself(u):
+        asked.append(u.detach().clone())
+        return u, u
+
+    for bad in (0.0, -1.0, math.nan):
+        hint = f"A shift of {bad:g} must be refused: only shift > 0 is valid, and nan is not above 0."
+        refuses(lambda: shifted(itself, bad)(t), hint)
+
+    def fraction(u: Tensor, shift: float) -> Tensor:
+        return shift * u / (1 + (shift - 1) * u)
+
+    shifts = (0.03, 0.3, 1, 1.1, 3, 17.0)
+    what = "The schedule is asked at shift t / (1 + (shift - 1) t)"
+    # all are made before the first is asked: each keeps its own shift
+    made = [accepts(lambda: shifted(itself, shift), f"shift = {shift}") for shift in shifts]
+    for shift, schedule in zip(shifts, made):
+        asked.clear()
+        given = t.clone()
+        schedule(given)
+        assert torch.equal(given, t), (
+            "The times that are given must stay as they are: no t *= 2, but t = t * 2."
+        )
+        assert asked, f"{what}: here it is not asked at all."
+        likely = {
+            f"{what}: here it is asked at t.": t,
+            f"{what}: this is the shift by 1 / shift, its inverse.": fraction(t, 1 / shift),
+            f"{what}: here the shift counts twice. Shifts multiply.": fraction(t, shift**2),
+            f"{what}: it is shift - 1 in the denominator, not shift.": shift * t / (1 + shift * t),
+            f"{what}: here the denominator is missing.": shift * t,
+            f"{what}: here the denominator is missing, and the time is clamped.": (shift * t).clamp(max=1),
+            f"{what}: here it is the root of the shift.": fraction(t, shift**0.5),
+            f"{what}: here it is the exponential of the shift.": fraction(t, math.exp(shift)),
+            f"{what}: here it is a power of t.": t**shift,
+            **{f"{what}: here the shift is {s}, not {shift}.": fraction(t, s) for s in shifts if s != shift},
+        }
+        # a loop asks one by one, and who takes alpha first and then sigma asks twice
+        seen = torch.cat(asked).sort().values
+        matches(seen[:: max(len(seen) // len(t), 1)], fraction(t, shift), f"{what}.", likely)
+        asked.clear()
+        schedule(t.float())
+        assert {u.dtype for u in asked} == {torch.float32}, "The schedule is asked in the dtype of t."
+
     one = torch.ones(1)  # float32
-    for shift in (0.03, 0.3, 1.1, 3.0, 17.0):
-        hint = "At t = 1 the shifted time must be exactly 1 in float32: divide by t + (1 - t) / shift."
-        close(shifted(lambda u: (u, u), shift)(one)[0], one, hint, 0.0, 0.0)
-        hint = "Change the time that the schedule sees, to shift t / (1 + (shift - 1) t), and nothing else."
-        expected = schedules.cosine(shift * t / (1 + (shift - 1) * t))
-        for found, wanted in zip(shifted(schedules.cosine, shift)(t), expected):
-            close(found, wanted, hint)
-    close(
-        schedules.log_snr(shifted(base, 3.0), t),
-        schedules.log_snr(base, t) - 2 * math.log(3.0),
-        "A shift lowers log SNR by 2 log(shift) at every time.",
-    )
-    twice, once = shifted(shifted(base, 2.0), 1.5), shifted(base, 3.0)
-    close(twice(t)[1], once(t)[1], "Shifts multiply: 2, then 1.5, is 3.")
-    close(shifted(shifted(base, 5.0), 1 / 5.0)(t)[1], t, "A shift by 1 / s undoes a shift by s.")
-    for shift in (0.03, 0.3, 1.1, 3.0, 17.0):
-        check_schedule(shifted(base, shift), variance_preserving=False, seed=seed)
+    for shift in torch.logspace(-2, 2, 50).tolist():
+        asked.clear()
+        shifted(itself, shift)(one)
+        hint = (
+            f"At t = 1 the shifted time must be exactly 1 in float32, and at shift = {shift:.3g} it is not:"
+        )
+        close(asked[-1], one, f"{hint} divide by t + (1 - t) / shift.", 0.0, 0.0)
+
+    hint = "It is the time that changes, before the schedule sees it. alpha and sigma stay as it says them."
+    for base, shift in itertools.product((schedules.cosine, schedules.edm), shifts):
+        expected = torch.stack(base(fraction(t, shift)))
+        matches(torch.stack([*shifted(base, shift)(t)]), expected, hint)
+    for shift in shifts:
+        check_schedule(shifted(schedules.rectified_flow, shift), t, variance_preserving=False)
+        check_inside(shifted(schedules.cosine, shift), t)
 
 
 def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
@@ -128,130 +275,389 @@ def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
     n = 50
     beta = torch.linspace(1e-3, 0.2, n, dtype=torch.float64)
     alpha_bar = (1 - beta).cumprod(0)
+    one_rise, zero = alpha_bar.clone(), alpha_bar.clone()
+    one_rise[20], zero[-1] = alpha_bar[18], 0
+    for bad, what in (
+        (beta, "A table that rises holds betas, not alpha_bar: it"),
+        (one_rise, "A table that rises once, in the middle,"),
+        *((bad, f"A table that ends at {bad[-1]:.3g}") for bad in one_bad(alpha_bar, -0.1)),
+        *((bad.flip(0), f"A table that begins at {bad[-1]:.3g}") for bad in one_bad(alpha_bar.flip(0), 1.1)),
+        (alpha_bar[None], "A table with two axes"),
+        (alpha_bar[:0], "A table without entries"),
+    ):
+        refuses(lambda: tabulated(bad), f"{what} must be refused.")
+
     t = torch.arange(1, n + 1, dtype=torch.float64) / n
-    alpha, sigma = tabulated(alpha_bar)(t)
-    close(
-        alpha,
-        alpha_bar.sqrt(),
-        "At t = (i + 1) / n, alpha = sqrt(alpha_bar[i]): not alpha_bar, not one entry off.",
-    )
-    close(sigma, (1 - alpha_bar).sqrt(), "At t = (i + 1) / n, sigma = sqrt(1 - alpha_bar[i]).")
-    check_schedule(tabulated(alpha_bar), variance_preserving=True, reaches_noise=False, seed=seed)
-    between = (torch.arange(1, n, dtype=torch.float64) + 0.5) / n
-    middle = tabulated(alpha_bar)(between)[0]
-    inside = (middle < alpha[:-1]) & (middle > alpha[1:])
-    assert inside.all(), "Between two entries the schedule lies between them: interpolate."
-    _, slope = torch.func.jvp(lambda u: tabulated(alpha_bar)(u)[0], (between,), (torch.ones_like(between),))
-    steps = (alpha[1:] - alpha[:-1]) * n
-    close(slope, steps, "alpha' must be the slope of the table: is t detached?", 0.01, 0.05)
-    zero = alpha_bar.clone()
-    zero[-1] = 0
-    check_schedule(tabulated(zero), variance_preserving=True, seed=seed)
-    refuses(lambda: tabulated(beta), "A table that rises holds betas, not alpha_bar: it must be refused.")
-    refuses(lambda: tabulated(alpha_bar[None]), "A table with two axes must be refused.")
+    padded = torch.cat([exact(1), alpha_bar, alpha_bar[-1:]])
+    entry = "At t = (i + 1) / n, alpha = sqrt(alpha_bar[i])"
+    likely = {
+        f"{entry}: these are alpha_bar, not its roots.": alpha_bar,
+        f"{entry}: these are roots of roots.": alpha_bar**0.25,
+        f"{entry}: here it is the entry before.": padded[:-2].sqrt(),
+        f"{entry}: here it is the entry after.": padded[2:].sqrt(),
+        f"{entry}: here the table is read backwards.": padded[1:-1].flip(0).sqrt(),
+        f"{entry}: here the table is read backwards, at 1 - t.": padded[:-2].flip(0).sqrt(),
+    }
+    matches(tabulated(alpha_bar)(t)[0], alpha_bar.sqrt(), f"{entry}.", likely)
+    matches(tabulated(alpha_bar)(t)[1], (1 - alpha_bar).sqrt(), "sigma = sqrt(1 - alpha_bar[i]), also there.")
+
+    g = torch.Generator().manual_seed(seed)
+    for table in (alpha_bar, zero, alpha_bar[9:10]):
+        # not too near the entries, where the slope jumps; the last interval is among them
+        left = torch.cat([torch.randint(len(table), (6,), generator=g), torch.tensor([len(table) - 1])])
+        share = 0.1 + 0.8 * torch.rand(7, generator=g, dtype=torch.float64)
+        t = (left + share) / len(table)
+        between = torch.cat([exact(1), table])
+        before, after = between[left], between[left + 1]
+        chord = torch.stack(
+            [torch.lerp(a.sqrt(), b.sqrt(), share) for a, b in ((before, after), (1 - before, 1 - after))]
+        )
+        angle = torch.lerp(torch.acos(before.sqrt()), torch.acos(after.sqrt()), share)
+        what = (
+            f"n = {len(table)}: between two entries, (alpha, sigma) is on the chord, pushed out to the circle"
+        )
+        likely = {
+            f"{what}: here it is the entry before.": before.sqrt(),
+            f"{what}: here it is the entry after.": after.sqrt(),
+            f"{what}: here it is the nearest entry.": torch.where(share < 0.5, before, after).sqrt(),
+            f"{what}: here alpha_bar is interpolated.": torch.lerp(before, after, share).sqrt(),
+            f"{what}: here alpha is not pushed out.": chord[0],
+            f"{what}: here the angle is interpolated.": angle.cos(),
+        }
+        alpha, sigma = chord / torch.hypot(*chord)
+        matches(tabulated(table)(t)[0], alpha, f"{what}.", likely)
+        matches(tabulated(table)(t)[1], sigma, f"{what}, and sigma with it.")
+        check_schedule(tabulated(table), times(seed), True, reaches_noise=table[-1] == 0)
+        check_inside(tabulated(table), t)
+    hint = "alpha and sigma have t's dtype, not the table's."
+    assert tabulated(alpha_bar.float())(t)[0].dtype == torch.float64, hint
+
+
+# what is made of a schedule
+
+
+def bent(t: Tensor) -> tuple[Tensor, Tensor]:
+    """A schedule that no code can know."""
+    return 1 - t**3, 2 * t**2 - t**4
 
 
 def check_rates(rates=schedules.rates, seed: int = 0) -> None:
-    """Against finite differences."""
-    t, h = times(seed), 1e-5
-    for schedule in (schedules.cosine, schedules.linear_beta, schedules.sigmoid, schedules.edm):
-        for rate, before, after in zip(rates(schedule, t), schedule(t - h), schedule(t + h)):
-            close(
-                rate, (after - before) / (2 * h), "The rates are d alpha / dt and d sigma / dt.", 1e-7, 1e-7
-            )
-    close(rates(schedules.rectified_flow, t)[0], -torch.ones_like(t), "alpha falls: its rate is negative.")
+    """Against derivatives by hand."""
+    t = times(seed)
+    zeros, ones, asked = torch.zeros_like(t), torch.ones_like(t), t.clone()
+    for schedule, d_alpha, d_sigma in (
+        (bent, -3 * t**2, 4 * t - 4 * t**3),
+        (schedules.cosine, -HALF * torch.sin(HALF * t), HALF * torch.cos(HALF * t)),
+        (schedules.edm, zeros, ones),
+        (schedules.rectified_flow, -ones, ones),
+    ):
+        found, (alpha, sigma) = rates(schedule, asked), schedule(t)
+        assert isinstance(found, tuple | list) and len(found) == 2, (
+            "The rates are two: (d alpha / dt, d sigma / dt)."
+        )
+        assert all(isinstance(rate, Tensor) and rate.shape == t.shape for rate in found), (
+            "Each rate has t's shape, one for each time."
+        )
+        what = f"The rates of {schedule.__name__} are d alpha / dt and d sigma / dt"
+        likely = {
+            f"{what}: here the sign is wrong.": (-d_alpha, -d_sigma),
+            f"{what}: here they are swapped.": (d_sigma, d_alpha),
+            f"{what}: here alpha^2 and sigma^2 are differentiated.": (
+                2 * alpha * d_alpha,
+                2 * sigma * d_sigma,
+            ),
+            f"{what}: here their logarithms are differentiated.": (d_alpha / alpha, d_sigma / sigma),
+            f"{what}: these are alpha and sigma.": (alpha, sigma),
+            f"{what}: here they are 0. Is t detached?": (zeros, zeros),
+            f"{what}: these are those of rectified_flow.": (-ones, ones),
+            f"{what}: here both are added up.": (d_alpha + d_sigma, d_alpha + d_sigma),
+        }
+        expected = torch.stack([d_alpha, d_sigma])
+        likely = {sentence: torch.stack(pair) for sentence, pair in likely.items()}
+        matches(torch.stack([*found]), expected, f"{what}, exactly: no finite differences.", likely)
+        hint = "The rates are exact. Finite differences lose digits: let torch differentiate."
+        close(torch.stack([*found]), expected, hint, 1e-13, 1e-13)
+        for rate, wanted in zip(rates(schedule, t.float()), expected):
+            keeps_float32(rate, wanted, "A rate")
+    assert not asked.requires_grad and asked.grad is None, "t must stay as it is, without requires_grad."
+    ends = rates(lambda t: ((1 - t).sqrt(), t.sqrt()), torch.tensor([0.0, 1.0]))
+    assert ends[0][1] == -math.inf and ends[1][0] == math.inf, (
+        "Where a schedule is too steep, as sqrt(t) is at 0, its rate is infinite: not cut off, not nan."
+    )
 
 
 def check_log_snr(log_snr=schedules.log_snr, seed: int = 0) -> None:
-    """The definition, and both ends."""
+    """The definition, both ends, and small noise."""
     t = times(seed)
-    close(
-        log_snr(schedules.rectified_flow, t),
-        2 * ((1 - t) / t).log(),
-        "log SNR = log(alpha^2 / sigma^2): the factor 2.",
+    for schedule in (schedules.rectified_flow, schedules.cosine, schedules.edm, bent):
+        alpha, sigma = schedule(t)
+        expected = 2 * (alpha / sigma).log()
+        what = "log SNR = log(alpha^2 / sigma^2)"
+        likely = {
+            f"{what}: the factor 2 is missing.": expected / 2,
+            f"{what}: twice the factor 2?": 2 * expected,
+            f"{what}: the sign is wrong. It is large for data.": -expected,
+            f"{what}: the sign is wrong, and the factor 2 is missing.": -expected / 2,
+            f"{what}: the logarithm is missing.": (alpha / sigma) ** 2,
+            f"{what}: here it is that of rectified_flow on any schedule.": 2 * ((1 - t) / t).log(),
+            f"{what}: sigma^2 is not 1 - alpha^2 on every schedule.": (alpha**2 / (1 - alpha**2)).log(),
+            f"{what}: here the logarithm has the base 10.": expected / math.log(10),
+            f"{what}: here the logarithm has the base 2.": expected / math.log(2),
+        }
+        matches(log_snr(schedule, t), expected, f"{what}.", likely)
+        keeps_float32(log_snr(schedule, t.float()), expected, "log SNR")
+    ends = log_snr(schedules.cosine, torch.tensor([0.0, 1.0])).tolist()
+    assert ends == [math.inf, -math.inf], (
+        f"log SNR is +inf at data and -inf at noise, never nan, never cut off: yours is {ends}."
     )
-    ends = log_snr(schedules.cosine, torch.tensor([0.0, 1.0]))
-    assert ends.tolist() == [math.inf, -math.inf], "log SNR is +inf at data and -inf at noise, never nan."
+    tiny = log_snr(schedules.edm, torch.tensor([1e-30]))
+    hint = "Between the ends log SNR is finite: sigma^2 is 0 in float32 below 1e-23, so form no squares."
+    close(tiny, torch.tensor([60 * math.log(10)]), hint, 1e-3)
+    follows = t.clone().requires_grad_()
+    found = log_snr(schedules.rectified_flow, follows)
+    slope = torch.autograd.grad(found.sum(), follows)[0] if found.requires_grad else torch.zeros_like(t)
+    close(slope, -2 / (t * (1 - t)), "backward() must find d log SNR / dt: nothing is detached.")
 
 
 def check_mix(mix=schedules.mix, seed: int = 0) -> None:
-    """Sample by sample, in a shape that hides no broadcast."""
-    generator = torch.Generator().manual_seed(seed)
-    # batch, channels, height and width are all 4: a time broadcast along the wrong axis would go unnoticed
-    # elsewhere
-    x, eps = torch.randn(2, 4, 4, 4, 4, generator=generator, dtype=torch.float64)
-    t = times(seed, 4)
-    z = mix(x, eps, t, schedules.cosine)
-    for i in range(4):
-        expected = math.cos(math.pi / 2 * t[i]) * x[i] + math.sin(math.pi / 2 * t[i]) * eps[i]
-        close(z[i], expected, "Each sample has its own time. Are the times broadcast along the first axis?")
-    refuses(lambda: mix(x, eps, t[:1], schedules.cosine), "One time for four samples must be refused.")
-    refuses(lambda: mix(x, eps[:1], t, schedules.cosine), "One noise for four samples must be refused.")
-    refuses(lambda: mix(x, eps, t[:, None], schedules.cosine), "Times of shape (b, 1) must be refused.")
+    """Sample by sample, in shapes that hide no broadcast."""
+    g, t = torch.Generator().manual_seed(seed), times(seed, 4)
+    for dims, schedule in itertools.product(
+        # in the first, all axes are 4: a time along the wrong one would not be noticed by torch
+        ((4, 4, 4), (2, 3, 5), (2,), (3, 1, 2, 5)),
+        (schedules.cosine, schedules.edm, bent),
+    ):
+        x, eps = torch.randn(2, 4, *dims, generator=g, dtype=torch.float64)
+        alpha, sigma = (column(c, x) for c in schedule(t))
+        cosine_x, cosine_eps = (column(c, x) for c in schedules.cosine(t))
+        what = "z_t = alpha x + sigma eps"
+        likely = {
+            f"{what}: here x and eps are swapped.": alpha * eps + sigma * x,
+            f"{what}: here alpha and sigma are squared.": alpha**2 * x + sigma**2 * eps,
+            f"{what}: here it is the roots of alpha and sigma.": alpha.sqrt() * x + sigma.sqrt() * eps,
+            f"{what}: here the noise is subtracted.": alpha * x - sigma * eps,
+            f"{what}: sigma is not the root of 1 - alpha^2 on every schedule.": alpha * x
+            + (1 - alpha**2).clamp(min=0).sqrt() * eps,
+            f"{what}: here all samples have the first one's time.": alpha[0] * x + sigma[0] * eps,
+            f"{what}: here all samples have the mean time.": alpha.mean() * x + sigma.mean() * eps,
+            f"{what}: here the schedule is cosine, whichever is given.": cosine_x * x + cosine_eps * eps,
+        }
+        if dims == (4, 4, 4):
+            a, s = schedule(t)
+            likely[f"{what}: here the times are broadcast along the width."] = a * x + s * eps
+            a, s = (c[:, None, None] for c in (a, s))
+            likely[f"{what}: here the times are broadcast along the channels."] = a * x + s * eps
+        matches(mix(x, eps, t, schedule), alpha * x + sigma * eps, f"{what}, for samples {dims}.", likely)
+        single = mix(x.float(), eps.float(), t, schedule)
+        close_in_float32(single, alpha * x + sigma * eps, "z_t")
+        wide = mix(x, eps, t.float(), schedule).dtype
+        assert wide == torch.float64, f"z_t has the dtype of x, also where t is float32: float64, not {wide}."
+
+    follows = [a.clone().requires_grad_() for a in (x, eps, t)]
+    z = mix(*follows, schedule)
+    d_alpha, d_sigma = (column(c, x) for c in schedules.rates(schedule, t))
+    hint = "The gradient must pass to x, eps and t: is one detached?"
+    assert z.requires_grad, hint
+    slopes = torch.autograd.grad(z.sum(), follows, allow_unused=True)
+    per_time = (d_alpha * x + d_sigma * eps).flatten(1).sum(1)
+    for slope, wanted in zip(slopes, (alpha.expand_as(x), sigma.expand_as(x), per_time)):
+        close(slope, wanted, hint)
+
+    x, eps = torch.randn(2, 4, 4, 4, 4, generator=g, dtype=torch.float64)
+    for bad in (t[:1], t[:3], t.tile(2), t[0], t[:, None]):
+        hint = f"Times of shape {tuple(bad.shape)} for four samples must be refused: one for each, (4,)."
+        refuses(lambda: mix(x, eps, bad, schedules.cosine), hint)
+    for bad in (eps[:1], eps[:, :1], eps[..., :1], eps[0]):
+        hint = "must be refused: x and eps have one shape."
+        for pair in ((x, bad), (bad, eps)):
+            shapes = " and eps ".join(str(tuple(a.shape)) for a in pair)
+            refuses(lambda: mix(*pair, t, schedules.cosine), f"x of shape {shapes} {hint}")
+
+
+# tables and grids
 
 
 def check_beta_table(beta_table=schedules.beta_table, seed: int = 0) -> None:
-    """Where each table ends, from the literature."""
-    # sqrt(alpha_bar) at the last step: Lin et al. (2024), table 1
-    for kind, last in (("linear", 0.006353), ("scaled_linear", 0.068265), ("squaredcos", 4.928e-05)):
-        beta = beta_table(kind)
-        assert beta.shape == (1000,) and beta.dtype == torch.float64, (
-            "1000 betas, in float64 for the long product."
-        )
-        close(
-            (1 - beta).cumprod(0)[-1].sqrt(),
-            torch.tensor(last).double(),
-            f"{kind} ends at the wrong noise.",
-            1e-9,
-            1e-3,
-        )
-        assert 0 < beta.min() and beta.max() <= 0.999, "Betas lie in (0, 0.999]: is the cosine table capped?"
-    refuses(lambda: beta_table("quadratic"), "An unknown kind must be refused.")
+    """Every number of each table, by hand."""
+    for bad in ("quadratic", "", None):
+        refuses(lambda: beta_table(bad), f"The unknown kind {bad!r} must be refused.")
+    for bad, kind in itertools.product((0, -3, 2.5, math.nan), ("linear", "scaled_linear", "squaredcos")):
+        refuses(lambda: beta_table(kind, bad), f"n = {bad} must be refused: n is a whole number, 1 at least.")
+
+    def evenly(start: float, end: float) -> Tensor:
+        return exact(*[start + (end - start) * i / max(n - 1, 1) for i in range(n)])
+
+    def cosines(offset: float = 0.008, power: int = 2, cap: float = 0.999) -> Tensor:
+        alpha_bar = [math.cos((i / n + offset) / (1 + offset) * math.pi / 2) ** power for i in range(n + 1)]
+        return exact(*[min(1 - b / a, cap) for a, b in itertools.pairwise(alpha_bar)])
+
+    of_1000 = {}
+    for n in (1000, 40, 1):
+        roots = evenly(0.00085**0.5, 0.012**0.5)
+        tables = {"linear": evenly(1e-4, 0.02), "scaled_linear": roots**2, "squaredcos": cosines()}
+        of_1000 = of_1000 or tables
+        what = {
+            "linear": "evenly from 1e-4 to 0.02, for every n",
+            "scaled_linear": "from 0.00085 to 0.012, for every n, and even in the square root of beta",
+            "squaredcos": "1 - alpha_bar[i + 1] / alpha_bar[i] in float64, alpha_bar = cos^2, at most 0.999",
+        }
+        mistakes = {
+            "linear": {"here both ends change with n.": tables["linear"] * 1000 / n},
+            "scaled_linear": {
+                "here it is even in beta.": evenly(0.00085, 0.012),
+                "here the roots are not squared again.": roots,
+                "here both ends change with n.": roots**2 * 1000 / n,
+            },
+            "squaredcos": {
+                "here it is not capped.": cosines(cap=1.0),
+                "here it is capped at 0.99.": cosines(cap=0.99),
+                "here the offset 0.008 is missing.": cosines(offset=0.0),
+                "here alpha_bar is the cosine, without its square.": cosines(power=1),
+            },
+        }
+        for kind, table in tables.items():
+            beta = beta_table(kind, n)
+            assert isinstance(beta, Tensor) and beta.shape == (n,), f"n = {n} needs n betas, of shape ({n},)."
+            assert beta.dtype == torch.float64, "The betas are float64, for the long product."
+            likely = mistakes[kind] | {
+                "here the betas fall, and the noise must come last.": table.flip(0),
+                "these are alpha_bar, not betas.": (1 - table).cumprod(0),
+                "these are 1 - beta.": 1 - table,
+                f"these are the first {n} of 1000.": of_1000[kind][:n],
+                **{f"this is the table of {other}.": tables[other] for other in tables},
+            }
+            hint = f"{kind}, n = {n}: {what[kind]}"
+            likely = {f"{hint}: {sentence}": other for sentence, other in likely.items()}
+            matches(beta, table, f"{hint}.", likely)
+    close(beta_table("linear"), beta_table("linear", 1000), "Without n, there are 1000 betas.")
 
 
 def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed: int = 0) -> None:
     """The ends, and the same proportions in sqrt(alpha_bar)."""
     g = torch.Generator().manual_seed(seed)
     beta = 1e-3 + 0.05 * torch.rand(60, generator=g, dtype=torch.float64).sort().values
-    alpha_bar = (1 - beta).cumprod(0)
-    rescaled = zero_terminal_snr(alpha_bar)
-    assert rescaled[-1] == 0, "The last alpha_bar must be exactly 0: shift before you scale."
-    hint = "The first alpha_bar must not change, as it does by the shift alone. Is the result squared again?"
-    close(rescaled[0], alpha_bar[0], hint)
-    # affine in sqrt(alpha_bar): every second difference keeps its proportion
-    a, b = alpha_bar.sqrt().diff(), rescaled.sqrt().diff()
-    close(b / a, (b / a)[:1].expand(59), "Shift and scale all of sqrt(alpha_bar), not alpha_bar.", 1e-8, 1e-8)
-    refuses(lambda: zero_terminal_snr(alpha_bar.flip(0)), "A table that rises must be refused.")
-    flat = torch.full((3,), 0.5, dtype=torch.float64)
-    refuses(lambda: zero_terminal_snr(flat), "A table that does not fall must be refused.")
+    alpha_bar, nan = (1 - beta).cumprod(0), exact(math.nan)
+    for bad, what in (
+        (alpha_bar.flip(0), "A table that rises"),
+        (exact(0.5, 0.5, 0.5), "A table that does not fall"),
+        (alpha_bar[:1], "A table of one value"),
+        (torch.cat([alpha_bar[:-1], nan]), "A table that ends with nan"),
+        (torch.cat([nan, alpha_bar[1:]]), "A table that begins with nan"),
+    ):
+        hint = f"{what} must be refused: its first value is not larger than its last one."
+        refuses(lambda: zero_terminal_snr(bad), hint)
+
+    # one starts far below 1, one has two values, one ends at 0 already
+    for table in (alpha_bar, alpha_bar[30:], alpha_bar[[5, 20]], exact(0.9, 0.5, 0.3, 0)):
+        a, (first, last) = table.sqrt(), table[[0, -1]]
+        shift, scale = a - a[-1], a[0] / (a[0] - a[-1])
+        expected = (shift * scale) ** 2
+        what = "Shift and scale a = sqrt(alpha_bar), and square it"
+        likely = {
+            f"{what}: here it is alpha_bar that is shifted and scaled.": (table - last)
+            * first
+            / (first - last),
+            f"{what}: here it is not scaled, and the first value changes.": shift**2,
+            f"{what}: here it is not shifted, and does not end at 0.": (a * scale) ** 2,
+            f"{what}: here it is not squared.": shift * scale,
+            f"{what}: here it starts at 1, and must start where it did.": (shift / shift[0]) ** 2,
+            f"{what}: here nothing has changed.": table,
+            f"{what}: here the last value alone has changed.": torch.cat([table[:-1], exact(0)]),
+            f"{what}: here the factor is upside down.": (shift / scale) ** 2,
+            f"{what}: here the factor is outside of the square.": shift**2 * scale,
+            f"{what}: here the factor has alpha_bar[0] for a[0].": (shift * first / (a[0] - a[-1])) ** 2,
+            f"{what}: here it is squared twice.": expected**2,
+        }
+        rescaled, single = zero_terminal_snr(table), zero_terminal_snr(table.float())
+        matches(rescaled, expected, f"{what}: it ends at 0, and starts where it did.", likely)
+        assert rescaled.dtype == table.dtype, (
+            f"The table keeps its dtype: here float64, not {rescaled.dtype}."
+        )
+        keeps_float32(single, expected, "The table")
+        for end in (rescaled[-1], single[-1]):
+            assert end == 0, f"The last alpha_bar must be exactly 0, not {end:.2g}: shift before you scale."
 
 
 def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
     """n + 1 even times, nested when the steps double."""
-    for steps in (1, 4, 10):
-        grid = time_grid(steps)
-        assert grid.shape == (steps + 1,), f"{steps} steps need {steps + 1} times."
-        expected = torch.tensor([1 - i / steps for i in range(steps + 1)])
-        close(grid, expected, "Evenly spaced from 1 down to 0, both included.", atol=1e-6)
-    close(time_grid(8)[::2], time_grid(4), "Every time of 4 steps must be one of 8 steps.", atol=0.0)
-    close(
-        time_grid(2, start=0.9, end=0.1), torch.tensor([0.9, 0.5, 0.1]), "From start down to end.", atol=1e-6
-    )
-    refuses(lambda: time_grid(0), "No steps must be refused.")
-    refuses(
-        lambda: time_grid(4, start=0.0, end=1.0),
-        "start below end must be refused: time runs from noise to data.",
-    )
+    for bad in (0, -2, 2.5, math.nan):
+        refuses(lambda: time_grid(bad), f"steps = {bad} must be refused: a whole number, 1 at least.")
+    for pair in ((0.0, 1.0), (0.5, 0.5), (1.0, -0.1), (math.nan, 0.0), (1.0, math.nan)):
+        hint = "must be refused: start > end >= 0, for time runs from noise to data."
+        refuses(lambda: time_grid(4, *pair), f"start and end = {pair} {hint}")
+
+    double = torch.float64
+    for steps, start, end in ((4, 1.0, 0.0), (1, 1, 0), (10, 1.0, 0.0), (2, 0.9, 0.1), (7, 80.0, 0.002)):
+        what = f"{steps} steps from {start} to {end}"
+        grid = accepts(lambda: time_grid(steps, start, end, dtype=double), what)
+        assert isinstance(grid, Tensor), f"A grid is a tensor, and no {type(grid).__name__}."
+        assert grid.shape == (steps + 1,), f"{steps} steps need {steps + 1} times: {tuple(grid.shape)}."
+        given = ({"dtype": double}, {"dtype": torch.float32}, {"dtype": None}, {})
+        dtypes = [time_grid(steps, start, end, **dtype).dtype for dtype in given]
+        assert dtypes == [double, torch.float32, *[torch.get_default_dtype()] * 2], (
+            f"The grid has the dtype that is given: float64, float32, and torch's default: not {dtypes}."
+        )
+        i = torch.arange(steps + 1, dtype=double)
+        expected = start + (end - start) * i / steps
+        likely = {
+            f"{what}: the times must fall.": expected.flip(0),
+            f"{what}: here the last time is not the end.": start - (start - end) * i / (steps + 1),
+            f"{what}: here the first time is not the start.": end + (start - end) * (steps - i) / (steps + 1),
+            f"{what}: here start and end are ignored.": 1 - i / steps,
+            f"{what}: here end is ignored.": start * (1 - i / steps),
+            f"{what}: here start is ignored.": 1 + (end - 1) * i / steps,
+        }
+        matches(grid, expected, f"{what}: evenly spaced, both included.", likely)
+    hint = "Every time of 4 steps must be one of 8 steps, to the last bit."
+    close(time_grid(8)[::2], time_grid(4), hint, 0.0, 0.0)
 
 
 def check_karras_sigmas(karras_sigmas=schedules.karras_sigmas, seed: int = 0) -> None:
-    """The ends, and even spacing in sigma^(1/rho)."""
-    sigmas = karras_sigmas(18).double()
-    assert sigmas.shape == (18,), "n levels: the 0 at the end is not one of them."
-    close(
-        sigmas[[0, -1]], torch.tensor([80.0, 0.002]).double(), "From sigma_max down to sigma_min.", 1e-7, 1e-5
-    )
-    root = sigmas ** (1 / 7)
-    close(root.diff(), root.diff().mean().expand(17), "Evenly spaced in sigma^(1/rho).", 1e-5, 1e-4)
-    refuses(lambda: karras_sigmas(1), "One level must be refused.")
-    refuses(lambda: karras_sigmas(5, sigma_min=0.0), "sigma_min = 0 must be refused.")
+    """Every level, for several arguments."""
+    for bad in (1, 0, -2, 2.5, math.nan):
+        refuses(lambda: karras_sigmas(bad), f"n = {bad} must be refused: n is a whole number, 2 at least.")
+    for name, bad in (
+        *(("sigma_min", bad) for bad in (0.0, -1.0, 80.0, 90.0, math.nan)),
+        *(("sigma_max", bad) for bad in (0.001, 0.002, -80.0, math.nan)),
+        *(("rho", bad) for bad in (0.0, -7.0, math.nan)),
+    ):
+        hint = f"{name} = {bad} must be refused: sigma_max > sigma_min > 0 and rho > 0."
+        refuses(lambda: karras_sigmas(5, **{name: bad}), hint)
+
+    double = torch.float64
+    for n, low, high, rho in (
+        (18, 0.002, 80.0, 7.0),
+        (5, 0.002, 80.0, 3),
+        (2, 0.01, 40.0, 7),
+        (6, 0.1, 5, 1.5),
+    ):
+        what = f"n = {n}, from {high} to {low}, rho = {rho}"
+        levels = lambda low, high, rho: (
+            torch.lerp(exact(high) ** (1 / rho), exact(low) ** (1 / rho), share) ** rho
+        )
+        found = karras_sigmas(n, sigma_min=low, sigma_max=high, rho=rho, dtype=double)
+        given = ({"dtype": double}, {"dtype": torch.float32}, {"dtype": None}, {})
+        dtypes = [karras_sigmas(n, low, high, rho, **dtype).dtype for dtype in given]
+        assert dtypes == [double, torch.float32, *[torch.get_default_dtype()] * 2], (
+            f"Levels have the dtype that is given: float64, float32, and torch's default: not {dtypes}."
+        )
+        share = torch.arange(n, dtype=double) / max(n - 2, 1)
+        with_zero = torch.cat([levels(low, high, rho)[:-1], exact(0)])
+        share = torch.arange(n, dtype=double) / (n - 1)
+        expected = levels(low, high, rho)
+        likely = {
+            f"{what}: the levels must fall.": expected.flip(0),
+            f"{what}: here a 0 is the last of the n levels.": with_zero,
+            f"{what}: here rho is 7.": levels(low, high, 7),
+            f"{what}: here rho is ignored: sigma falls evenly.": levels(low, high, 1),
+            f"{what}: evenly in sigma^(1/rho), not in sigma^rho.": levels(low, high, 1 / rho),
+            f"{what}: here sigma falls evenly in its logarithm.": high * (low / high) ** share,
+            f"{what}: here the power rho is missing at the end.": expected ** (1 / rho),
+            f"{what}: here sigma_max is ignored.": levels(low, 80, rho),
+            f"{what}: here sigma_min is ignored.": levels(0.002, high, rho),
+            f"{what}: here sigma_min and sigma_max are ignored.": levels(0.002, 80, rho),
+        }
+        matches(found, expected, f"{what}: evenly spaced in sigma^(1/rho), both ends included.", likely)
+    n, share = 18, torch.arange(18, dtype=double) / 17
+    hint = "Without arguments sigma falls from 80 to 0.002 with rho = 7, in float32, too."
+    close(karras_sigmas(n).double(), levels(0.002, 80.0, 7), hint, 1e-7, 1e-5)
