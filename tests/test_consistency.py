@@ -742,7 +742,7 @@ MISTAKES = {
     "41: started from noise alone [formula]": (edit_checks.check_edit, edit_with(start=False), "not noise alone"),
     # boundary
     "boundary: result in float64 always [precision]": (checks.check_boundary, then(boundary, double), "has the dtype of the data"),
-    "boundary: computed in float32 [precision]": (checks.check_boundary, in_float32(boundary), "six digits"),
+    "boundary: computed in float32 [precision]": (checks.check_boundary, in_float32(boundary), "no further"),
     "boundary: one t below t_min, others not [refusal]": (
         checks.check_boundary, boundary_if(lambda t, sd, t_min: sd <= 0 or t_min < 0 or (t < t_min).all()), "below t_min = 0.5",
     ),
@@ -789,7 +789,7 @@ MISTAKES = {
         checks.check_boundary, then(boundary, lambda c: (c[0].detach(), *c[1:])), "gradient of c_skip",
     ),
     "boundary: columns (b, 1) [shape]": (
-        checks.check_boundary, then(boundary, lambda c: tuple(v[:, None] for v in c)), "has shape",
+        checks.check_boundary, then(boundary, lambda c: tuple(v[:, None] for v in c)), "shape must be",
     ),
     "boundary: c_in first [formula]": (checks.check_boundary, then(boundary, lambda c: c[::-1]), "The order is"),
     "boundary: c_out and c_in swapped [formula]": (checks.check_boundary, then(boundary, lambda c: (c[0], c[2], c[1])), "The order is"),
@@ -806,7 +806,7 @@ MISTAKES = {
     # ode_step
     "ode_step: asked in the dtype of t [precision]": (checks.check_ode_step, asks(ode_step, lambda z, t: (z, t.double())), "dtype of z"),
     "ode_step: result in float64 always [precision]": (checks.check_ode_step, then(ode_step, double), "dtype of the data"),
-    "ode_step: computed in float32 [precision]": (checks.check_ode_step, in_float32(ode_step), "six digits"),
+    "ode_step: computed in float32 [precision]": (checks.check_ode_step, in_float32(ode_step), "no further"),
     "ode_step: times as columns [shape]": (checks.check_ode_step, asks(ode_step, lambda z, t: (z, t[:, None])), "one time for each sample"),
     "ode_step: one time for all samples [shape]": (
         checks.check_ode_step, asks(ode_step, lambda z, t: (z, t.mean().expand(len(t)))), "asked at time t first",
@@ -861,7 +861,7 @@ MISTAKES = {
         "dtype of z",
     ),
     "target: float64 always [precision]": (checks.check_consistency_target, then(consistency_target, double), "dtype of the data"),
-    "target: computed in float32 [precision]": (checks.check_consistency_target, in_float32(consistency_target), "six digits"),
+    "target: computed in float32 [precision]": (checks.check_consistency_target, in_float32(consistency_target), "no further"),
     "target: times as columns [shape]": (checks.check_consistency_target, asks(consistency_target, lambda z, t: (z, column(t, z))), "one time for each sample"),
     "target: f asked at the mean time [shape]": (
         checks.check_consistency_target, asks(consistency_target, lambda z, t: (z, t.mean().expand(len(t)))), "asked at time s",
@@ -994,7 +994,7 @@ MISTAKES = {
         "Too few digits in float32",
     ),
     "huber: float64 always [precision]": (checks.check_pseudo_huber, then(pseudo_huber, double), "digits|dtype"),
-    "huber: computed in float32 [precision]": (checks.check_pseudo_huber, in_float32(pseudo_huber), "six digits"),
+    "huber: computed in float32 [precision]": (checks.check_pseudo_huber, in_float32(pseudo_huber), "no further"),
     "huber: c ignored [argument]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, 0.0), "c is not used"),
     "huber: c fixed [argument]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, 0.03), "no constant"),
     "huber: detached [gradient]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta.detach(), c), "nothing may be detached"),
@@ -1049,7 +1049,7 @@ MISTAKES = {
     ),
     "loss: f asked in float64 [precision]": (checks.check_consistency_loss, asks(consistency_loss, lambda z, t: (z, t.double())), "dtype of z"),
     "loss: float64 always [precision]": (checks.check_consistency_loss, then(consistency_loss, double), "dtype of the data"),
-    "loss: computed in float32 [precision]": (checks.check_consistency_loss, in_float32(consistency_loss), "six digits"),
+    "loss: computed in float32 [precision]": (checks.check_consistency_loss, in_float32(consistency_loss), "no further"),
     "loss: nothing learns [gradient]": (checks.check_consistency_loss, then(consistency_loss, torch.Tensor.detach), "Nothing learns"),
     "loss: everything detached [gradient]": (checks.check_consistency_loss, loss_with(detach=lambda found: found.detach() + 0 * found), "Nothing learns"),
     "loss: half of a leak [gradient]": (checks.check_consistency_loss, loss_with(detach=lambda found: (found + found.detach()) / 2), "through f\\(z_t, t\\) alone"),
@@ -1077,7 +1077,7 @@ MISTAKES = {
     ),
     "loss: the state put back twice [random]": (checks.check_consistency_loss, forked(consistency_loss), "draw another mask"),
     # ECT
-    "mapping: computed in float32 [precision]": (checks.check_ect_mapping, in_float32(ect_mapping), "six digits"),
+    "mapping: computed in float32 [precision]": (checks.check_ect_mapping, in_float32(ect_mapping), "no further"),
     "mapping: float64 always [precision]": (checks.check_ect_mapping, then(ect_mapping, double), "dtype of the data"),
     "mapping: k ignored [argument]": (checks.check_ect_mapping, lambda t, a, q=2.0, k=8.0, b=1.0: ect_mapping(t, a, q, 8.0, b), "k is not used"),
     "mapping: b ignored [argument]": (checks.check_ect_mapping, lambda t, a, q=2.0, k=8.0, b=1.0: ect_mapping(t, a, q, k), "b is not used"),
@@ -1091,7 +1091,7 @@ MISTAKES = {
     "mapping: abs for the clamp [end]": (checks.check_ect_mapping, mapping_of(clamp=lambda ratio: ratio.abs()), "do not take abs"),
     "mapping: t where s < 0 [end]": (checks.check_ect_mapping, mapping_of(clamp=lambda ratio: torch.where(ratio < 0, 1.0, ratio)), "do not take t"),
     "mapping: held at 0.002 [end]": (checks.check_ect_mapping, then(ect_mapping, lambda s: s.clamp(min=0.002)), "held at 0.002"),
-    "mapping: 1e-8 added [end]": (checks.check_ect_mapping, then(ect_mapping, lambda s: s + 1e-8), "six digits"),
+    "mapping: 1e-8 added [end]": (checks.check_ect_mapping, then(ect_mapping, lambda s: s + 1e-8), "no further"),
     "mapping: a = 1 refused [end]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a <= 1 or q <= 1 or k < 0 or b < 0), "a = 1 is valid"),
     "mapping: k = 0 refused [end]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a < 1 or q <= 1 or k <= 0 or b < 0), "k = 0 is valid"),
     "mapping: b = 0 refused [end]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a < 1 or q <= 1 or k < 0 or b <= 0), "b = 0.0 is valid"),
@@ -1106,7 +1106,7 @@ MISTAKES = {
     "mapping: s straight through [gradient]": (
         checks.check_ect_mapping, lambda t, *more, **options: t + (ect_mapping(t, *more, **options) - t).detach(), "gradient for t",
     ),
-    "mapping: columns [shape]": (checks.check_ect_mapping, then(ect_mapping, lambda s: s[:, None]), "has shape"),
+    "mapping: columns [shape]": (checks.check_ect_mapping, then(ect_mapping, lambda s: s[:, None]), "shape must be"),
     "stage: step 0 accepted [refusal]": (checks.check_ect_stage, lambda step, d: ect_stage(max(step, 1), d), "Step 0"),
     "stage: a negative step accepted [refusal]": (checks.check_ect_stage, lambda step, d: ect_stage(abs(step), d), "Step -1"),
     "stage: at least one step [refusal]": (checks.check_ect_stage, lambda step, d: ect_stage(step, max(d, 1)), "Stages of 0 steps"),
@@ -1282,7 +1282,7 @@ MISTAKES = {
         checks.check_ict_time_pmf, pmf_if(lambda sigmas, std: (sigmas > 0).all() and ((sigmas.diff() > 0).all() or (sigmas.diff() < 0).all()) and std > 0), "One level",
     ),
     "pmf: float64 always [precision]": (checks.check_ict_time_pmf, then(consistency.ict_time_pmf, double), "dtype of the data"),
-    "pmf: computed in float32 [precision]": (checks.check_ict_time_pmf, in_float32(consistency.ict_time_pmf), "six digits"),
+    "pmf: computed in float32 [precision]": (checks.check_ict_time_pmf, in_float32(consistency.ict_time_pmf), "no further"),
     "interval: the pmf ignored [argument]": (
         checks.check_draw_interval, lambda sigmas, b, pmf=None, generator=None: draw_interval(sigmas, b, pmf if pmf is None or len(pmf) != len(sigmas) - 1 or not (pmf >= 0).all() else torch.ones_like(pmf), generator), "as often as the pmf says",
     ),
@@ -1405,7 +1405,7 @@ MISTAKES = {
         checks.check_scm_loss, lambda *args, teacher=None, **options: scm_loss(*args, teacher=teacher and (lambda z, t: teacher(z, t).expand_as(z)), **options), "teacher that answers",
     ),
     # editing
-    "slerp: images only [shape]": (edit_checks.check_slerp, slerp_plain, "The result has shape"),
+    "slerp: images only [shape]": (edit_checks.check_slerp, slerp_plain, "The shape must be"),
     "slerp: the angle of the last axis [shape]": (edit_checks.check_slerp, slerp_along((-1,)), "not of its last axis"),
     "slerp: the angle of each channel [shape]": (edit_checks.check_slerp, slerp_along((2, 3)), "not of each channel"),
     "slerp: normalised [formula]": (
@@ -1413,7 +1413,7 @@ MISTAKES = {
     ),
     "slerp: a line pushed out [formula]": (edit_checks.check_slerp, slerp_along("line"), "not at constant speed"),
     "slerp: float64 always [precision]": (edit_checks.check_slerp, then(editing.slerp, double), "dtype of the data"),
-    "slerp: computed in float32 [precision]": (edit_checks.check_slerp, in_float32(editing.slerp), "six digits"),
+    "slerp: computed in float32 [precision]": (edit_checks.check_slerp, in_float32(editing.slerp), "no further"),
     "slerp: weight detached [gradient]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, weight.detach()), "gradient for weight"),
     "slerp: one b broadcast [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b.expand_as(a), weight), "One b for four a"),
     "slerp: b's channels broadcast [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b.expand_as(a) if len(a) == len(b) else b, weight), "Another shape of b"),

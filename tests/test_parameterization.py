@@ -404,7 +404,7 @@ MISTAKES = {
         CONVERT, only(("x", "eps"), lambda x, z, alpha, sigma: (z - alpha * x) / sigma.clamp(min=1e-3)), "close to an end it still exists, and is not cut off",
     ),
     "1e-6 in the denominator [end]": (
-        CONVERT, only(("eps", "x"), lambda eps, z, alpha, sigma: (z - sigma * eps) / (alpha + 1e-6)), "Nearly right",
+        CONVERT, only(("eps", "x"), lambda eps, z, alpha, sigma: (z - sigma * eps) / (alpha + 1e-6)), "no further",
     ),
     "an unknown source is x [refusal]": (
         CONVERT, lambda pred, z, t, schedule, source, target: convert(pred, z, t, schedule, source if source in checks.KINDS else "x", target), "noise -> v: an unknown kind",
@@ -428,7 +428,7 @@ MISTAKES = {
     "always float64 [precision]": (
         CONVERT, lambda pred, z, t, *kinds: convert(pred.double(), z.double(), t.double(), *kinds), "has the dtype of the data",
     ),
-    "always float32 [precision]": (CONVERT, lambda pred, z, t, *kinds: convert(pred.float(), z.float(), t.float(), *kinds), "Nearly right"),
+    "always float32 [precision]": (CONVERT, lambda pred, z, t, *kinds: convert(pred.float(), z.float(), t.float(), *kinds), "no further"),
     "the dtype of the times [precision]": (CONVERT, lambda pred, z, t, *kinds: convert(pred.to(t), z.to(t), t, *kinds), "has the dtype of the data"),
     "the narrower dtype [precision]": (
         CONVERT, lambda pred, z, t, *kinds: convert(pred, z, t, *kinds).to(t.dtype if t.dtype == torch.float32 else pred.dtype), "also where t is float32",
@@ -534,7 +534,7 @@ MISTAKES = {
         DENOISER, angle_in_the_dtype_of_t, "A network gets t in the dtype of z",
     ),
     "as_denoiser: the angle always float32 [precision]": (DENOISER, denoiser_with(flat=lambda phi: phi.flatten().float()), "A network gets t in the dtype of z"),
-    "as_denoiser: always float32 [precision]": (DENOISER, wrapped(lambda x, z: x.to(z), lambda z, t: (z.float(), t.float())), "Nearly right"),
+    "as_denoiser: always float32 [precision]": (DENOISER, wrapped(lambda x, z: x.to(z), lambda z, t: (z.float(), t.float())), "no further"),
     "as_denoiser: the narrower dtype [precision]": (
         DENOISER, lambda net, schedule, data_std=1.0, **c: lambda z, t: as_denoiser(net, schedule, data_std, **c)(z, t).to(t if t.dtype == torch.float32 else z), "also where t is float32",
     ),
@@ -600,7 +600,7 @@ MISTAKES = {
     "guidance: the result in the dtype of the scale [precision]": (
         GUIDED, guide(lambda c, u, w: lerped(c, u, w.double() if isinstance(w, torch.Tensor) else w)), "has the dtype of the data",
     ),
-    "guidance: always float32 [precision]": (GUIDED, guide(lerped, after=lambda x, z: x.float().to(z)), "Nearly right"),
+    "guidance: always float32 [precision]": (GUIDED, guide(lerped, after=lambda x, z: x.float().to(z)), "no further"),
     "guidance: always float64 [precision]": (GUIDED, guide(lerped, after=lambda x, z: x.double()), "has the dtype of the data"),
     "guidance: nan accepted [refusal]": (GUIDED, guide(lerped, valid=False), "A scale nan must be refused"),
     "guidance: infinite scale accepted [refusal]": (
@@ -623,7 +623,7 @@ MISTAKES = {
     "velocity: images only [shape]": (VELOCITY, lambda f: lambda z, t: as_velocity(f)(z, t) if z.ndim == 4 else as_velocity(f)(z, t)[None], "The shape must be"),
     "velocity: small times clamped [end]": (VELOCITY, velocity_with(lambda z, x, t: slope(z, x, t.clamp(min=1e-3))), "a small time is not clamped"),
     "velocity: small times clamped at 0.01 [end]": (VELOCITY, velocity_with(lambda z, x, t: slope(z, x, t.clamp(min=0.01))), "a small time is not clamped"),
-    "velocity: 1e-8 added to t [end]": (VELOCITY, velocity_with(lambda z, x, t: slope(z, x, t + 1e-8)), "or a small number added"),
+    "velocity: 1e-8 added to t [end]": (VELOCITY, velocity_with(lambda z, x, t: slope(z, x, t + 1e-8)), "or is something added"),
     "velocity: detached [gradient]": (VELOCITY, velocity_with(lambda z, x, t: slope(z, x.detach(), t)), "The gradient must reach the network"),
     "velocity: under no_grad [gradient]": (VELOCITY, lambda f: torch.no_grad()(as_velocity(f)), "The gradient must reach the network"),
     "velocity: asked at z / 2 [argument]": (VELOCITY, velocity_with(slope, asked=lambda z, t: (z / 2, t)), "asked at z itself"),
@@ -632,7 +632,7 @@ MISTAKES = {
     "velocity: not asked [constant]": (VELOCITY, lambda f: as_velocity(lambda z, t: 0 * z), "must be asked"),
     "velocity: times are not cast [precision]": (VELOCITY, lambda f: lambda z, t: ((z - f(z, t)) / column(t, z)).to(z) if (as_velocity(lambda z, t: z)(z, t) == 0).all() else z, "A network gets t in the dtype of z"),
     "velocity: in the dtype of the times [precision]": (VELOCITY, lambda f: lambda z, t: as_velocity(f)(z, t).to(t.dtype), "has the dtype of the data"),
-    "velocity: computed in float32 [precision]": (VELOCITY, lambda f: lambda z, t: as_velocity(lambda z, t: f(z.double(), t.double()).float())(z.float(), t).to(z), "Nearly right: is float64 computed in float32"),
+    "velocity: computed in float32 [precision]": (VELOCITY, lambda f: lambda z, t: as_velocity(lambda z, t: f(z.double(), t.double()).float())(z.float(), t).to(z), "no further"),
     "velocity: t = 0 accepted [refusal]": (VELOCITY, velocity_with(slope, valid=lambda t: bool(((t >= 0) & (t <= 1)).all())), "t = 0 for one of the samples must be refused"),
     "velocity: refused only if all times are 0 [refusal]": (
         VELOCITY, velocity_with(slope, valid=lambda t: bool((t > 0).any())), "t = 0 for one of the samples must be refused",

@@ -554,7 +554,7 @@ MISTAKES = {
         EDGES, then(phase_edges, lambda e, *_: torch.linspace(0, 1, len(e)).to(e)), "need not be even"
     ),
     "edges: float64 always [precision]": (EDGES, always_double(phase_edges), "Edges have the dtype of the grid"),
-    "edges: float32 always [precision]": (EDGES, always_single(phase_edges), "Right, but for its digits"),
+    "edges: float32 always [precision]": (EDGES, always_single(phase_edges), "no further"),
     "edges: a grid that falls once, inside [refusal]": (
         EDGES, forgets(phase_edges, lambda g, m: g[0] == 0 and g[-1] == 1 and g.diff().min() < 0), "falls once, inside"
     ),
@@ -593,7 +593,7 @@ MISTAKES = {
     "end: a list [shape]": (END, then(phase_end, lambda e, *_: e.tolist()), r"a tensor \(b,\)"),
     "end: in the dtype of the edges [precision]": (END, own_end_checked, "dtype of t"),
     "end: float64 always [precision]": (END, always_double(phase_end), "dtype of t"),
-    "end: float32 inside [precision]": (END, lambda t, e: phase_end(t.float(), e.float()).to(t), "Right, but for its digits"),
+    "end: float32 inside [precision]": (END, lambda t, e: phase_end(t.float(), e.float()).to(t), "no further"),
     "end: t = 0 accepted [refusal]": (END, forgets(phase_end, lambda t, e: (t == e[0]).any()), "t = 0 must be refused"),
     "end: t < 0 accepted [refusal]": (END, forgets(phase_end, lambda t, e: (t < 0).any()), "t = -0.1 must be refused"),
     "end: t > 1 accepted [refusal]": (END, forgets(phase_end, lambda t, e: (t > e[-1]).any()), "t = 1.05 must be refused"),
@@ -730,7 +730,7 @@ MISTAKES = {
     "loss: the time in the grid's dtype [precision]": (LOSS, loss_with(times="grid"), "gets t in the dtype of z"),
     "loss: float64 always [precision]": (LOSS, always_double(phased_loss), "The loss has the dtype of the data"),
     "loss: float32 inside [precision]": (
-        LOSS, loss_with(distance=lambda d, c: per_sample(numbers(d.float(), c)).to(d)), "Right, but for its digits"
+        LOSS, loss_with(distance=lambda d, c: per_sample(numbers(d.float(), c)).to(d)), "no further"
     ),
     "loss: t cast to float32 before the edges [precision]": (LOSS, loss_with(own_edges=True), "right in float64, but not for float32"),
     "loss: huber_c = 0 refused [end]": (
@@ -764,7 +764,7 @@ MISTAKES = {
     "grid: dtype ignored, float64 always [argument]": (GRID, grid_with(lambda n, a, d: phase_grid(n, a, torch.float64)), "dtype=torch.float32 is asked for"),
     "grid: dtype ignored, float32 always [argument]": (GRID, grid_with(lambda n, a, d: phase_grid(n, a)), "dtype=torch.float64 is asked for"),
     "grid: the default is float64 [argument]": (GRID, grid_with(lambda n, a, d: phase_grid(n, a, d or torch.float64)), "it is torch's default"),
-    "grid: computed in float32 [precision]": (GRID, grid_with(lambda n, a, d: phase_grid(n, a).to(d or torch.float32)), "Right, but for its digits"),
+    "grid: computed in float32 [precision]": (GRID, grid_with(lambda n, a, d: phase_grid(n, a).to(d or torch.float32)), "no further"),
     "grid: a shift above 17 ignored [argument]": (GRID, grid_with(lambda n, a, d: phase_grid(n, min(a, 5.0), d)), "Level i is a u"),
     "grid: a shift below 1 refused [end]": (GRID, refuses_too(phase_grid, lambda n, a=1.0, **_: a == 0.5), r"with shift 0\.5 is valid"),
     "grid: half a step [refusal]": (GRID, lambda n, shift=1.0, dtype=None: phase_grid(int(n) if n == 2.5 else n, shift, dtype), r"A grid of 2\.5 steps"),
@@ -975,10 +975,10 @@ MISTAKES = {
     "sample: clipped [formula]": (SAMPLE, sample_with(clip=10.0), "nothing is clipped"),
     "sample: fresh for the stop before [argument]": (SAMPLE, sample_with(share_of=lambda f, k: f[k - 1]), "fresh.0. belongs to stops.1."),
     "sample: the first share for all [argument]": (SAMPLE, sample_with(share_of=lambda f, k: f[0]), "fresh.0. belongs to stops.1."),
-    "sample: fresh in float32 [precision]": (SAMPLE, sample_with(share_dtype=torch.float32), "Right, but for its digits"),
+    "sample: fresh in float32 [precision]": (SAMPLE, sample_with(share_dtype=torch.float32), "no further"),
     "sample: times in the dtype of the stops [precision]": (SAMPLE, sample_with(times="stops"), "gets t in the dtype of z"),
     "sample: float64 always [precision]": (SAMPLE, always_double(phased_sample), "The sample has the dtype"),
-    "sample: float32 inside [precision]": (SAMPLE, sample_with(inner_dtype=torch.float32), "where it asks|Right, but for its digits"),
+    "sample: float32 inside [precision]": (SAMPLE, sample_with(inner_dtype=torch.float32), "where it asks|no further"),
     "sample: by default fresh [argument]": (
         SAMPLE, lambda v, z, stops, fresh=1.0, generator=None: phased_sample(v, z, stops, fresh, generator), "Without .fresh. it is Euler"
     ),
@@ -1020,7 +1020,7 @@ MISTAKES = {
     "TCD: nan at 0 [end]": (TCD, tcd_with(share=lambda k, u, s, g: 1 - (k * u / s) ** 2), "nan at the stop 0"),
     "TCD: 0 at 0 [end]": (TCD, then(tcd_fresh, lambda f, s, g: torch.where(s > 0, f, 0)), "At the stop 0 the share has a limit"),
     "TCD: float64 always [precision]": (TCD, always_double(tcd_fresh), "The shares have the dtype of stops"),
-    "TCD: float32 inside [precision]": (TCD, lambda s, g: tcd_fresh(s.float(), g).to(s), "Right, but for its digits"),
+    "TCD: float32 inside [precision]": (TCD, lambda s, g: tcd_fresh(s.float(), g).to(s), "no further"),
     "TCD: gamma above 1 [refusal]": (TCD, forgets(tcd_fresh, lambda s, g: g > 1), r"gamma = 1\.1"),
     "TCD: gamma below 0 [refusal]": (TCD, forgets(tcd_fresh, lambda s, g: g < 0), r"gamma = -0\.1"),
     "TCD: gamma nan [refusal]": (TCD, forgets(tcd_fresh, lambda s, g: g != g), "gamma = nan"),
@@ -1149,7 +1149,7 @@ MISTAKES = {
     "w-embedding: sines twice [formula]": (W, embedding_with(join=lambda a: torch.cat([a.sin(), a.sin()], 1)), "The second half are cosines"),
     "w-embedding: a difference [formula]": (W, embedding_with(frequency=lambda i, h: 1 - 0.9999 * i / (h - 1)), "fall by one factor"),
     "w-embedding: transposed [shape]": (W, then(guidance_embedding, lambda a, *_: a.T), "One row of dim numbers"),
-    "w-embedding: frequencies in float32 [precision]": (W, embedding_with(dtype=torch.float32), "Right, but for its digits"),
+    "w-embedding: frequencies in float32 [precision]": (W, embedding_with(dtype=torch.float32), "but for its digits"),
     "w-embedding: float64 always [precision]": (W, always_double(guidance_embedding), "The embedding has the dtype of w"),
     "w-embedding: an odd dim [refusal]": (W, forgets(guidance_embedding, lambda w, dim: dim == 7), "dim = 7"),
     "w-embedding: dim 2 [refusal]": (W, forgets(guidance_embedding, lambda w, dim: dim == 2), "dim = 2"),

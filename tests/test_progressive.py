@@ -325,7 +325,7 @@ TARGETS = {
         lambda f, z, t, *a: two_step_target(f, z, t, *a).to(torch.promote_types(z.dtype, t.dtype)), "float32, not torch.float64"),
     "computed in float32 always [precision]": (all_in_float32, "dtype of z|lower precision|starts at z"),
     "the result rounded to float32 [precision]": (
-        lambda f, z, *a: two_step_target(f, z, *a).float().to(z), "no further, for torch.float64"),
+        lambda f, z, *a: two_step_target(f, z, *a).float().to(z), "no further"),
     "refused only if all are off [refusal]": (refuses_only_if_all, r"t = 0 is not one of .* among good"),
     "t = 0 accepted [refusal]": (taken(lambda t: t == 0, 0.25), r"t = 0 is not one of"),
     "negative times accepted [refusal]": (taken(lambda t: t < 0, 0.25), r"t = -0.25 is not one of"),
@@ -564,7 +564,7 @@ LOSSES = {
     "a float32 loss [precision]": (
         changed(progressive_loss, lambda loss, *a: loss(*a).float()), "dtype of x, here torch.float64"),
     "the target rounded to float32 [precision]": (
-        square_with(lambda found, wanted, z, x: (found, wanted.float().to(wanted))), "no further, for torch.float64"),
+        square_with(lambda found, wanted, z, x: (found, wanted.float().to(wanted))), "no further"),
     "no steps accepted [refusal]": (
         changed(progressive_loss, lambda loss, s, f, x, n, *a: loss(s, f, x, n or 1, *a)), "n = 0 must be refused"),
     "a negative number of steps accepted [refusal]": (
@@ -703,7 +703,7 @@ WEIGHTS = {
         "gamma is min_snr's alone"),
     "float64 for float32 [precision]": (lambda *a: progressive.weight(*a).double(), "here float32, not torch.float64"),
     "computed in float32 [precision]": (
-        lambda kind, l, *gamma: progressive.weight(kind, l.float(), *gamma).to(l), "no further, for torch.float64"),
+        lambda kind, l, *gamma: progressive.weight(kind, l.float(), *gamma).to(l), "no further"),
     "detached [gradient]": (lambda kind, l, *gamma: progressive.weight(kind, l.detach(), *gamma), "derivative in log_snr is lost"),
     "one column [shape]": (lambda *a: progressive.weight(*a)[:, None], "one weight for each log_snr"),
     "one mean weight [shape]": (lambda *a: progressive.weight(*a).mean(), "one weight for each log_snr"),

@@ -485,7 +485,7 @@ MISTAKES = {
     "stages: tensors [precision]": (C.check_stages, in_float32, "A Stage holds numbers"),
     "stages: times are tensors [precision]": (
         C.check_stages, stages_with(times=lambda i, all, cuts: map(torch.tensor, (all[i].t_start, all[i].t_end)), cast=lambda a: a), "A Stage holds numbers"),
-    "stages: float32 [precision]": (C.check_stages, lambda cuts, gamma=1 / 3: [Stage(*map(float, row)) for row in in_float32(cuts, gamma)], "computed in float32"),
+    "stages: float32 [precision]": (C.check_stages, lambda cuts, gamma=1 / 3: [Stage(*map(float, row)) for row in in_float32(cuts, gamma)], "no further"),
     "stages: cuts rounded to 1/1000 [precision]": (
         C.check_stages, lambda cuts, gamma=1 / 3: stages([round(cut, 3) for cut in cuts], gamma), "unrounded"),
     "stages: empties the caller's list [argument]": (C.check_stages, lambda cuts, gamma=1 / 3: (stages(cuts, gamma), cuts.pop(0))[0], "caller's list of cuts"),
@@ -530,7 +530,7 @@ MISTAKES = {
     "down: square images [shape]": (C.check_down, square_only(down), "an image of 4x8 is valid"),
     "down: detached [gradient]": (C.check_down, detached(down), "No gradient passes through down"),
     "down: float64 always [precision]": (C.check_down, widened(down), "has the dtype of the data"),
-    "down: float32 inside [precision]": (C.check_down, rounded(down), "computed in float32"),
+    "down: float32 inside [precision]": (C.check_down, rounded(down), "no further"),
     "M19: bilinear Up [formula]": (C.check_up, bilinear, "This is bilinear"),
     "up: tiled [formula]": (C.check_up, lambda x: x.repeat(1, 1, 2, 2), "The image is tiled"),
     "up: shared out [formula]": (C.check_up, lambda x: up(x) / 4, "not shared out"),
@@ -539,7 +539,7 @@ MISTAKES = {
     "up: not a single pixel high [shape]": (C.check_up, lambda x: up(x if x.shape[2] > 1 else x[:0]), "an image of 1x3 is valid"),
     "up: detached [gradient]": (C.check_up, detached(up), "No gradient passes through up"),
     "up: float64 always [precision]": (C.check_up, widened(up), "has the dtype of the data"),
-    "up: float32 inside [precision]": (C.check_up, rounded(up), "computed in float32"),
+    "up: float32 inside [precision]": (C.check_up, rounded(up), "no further"),
     # both ends of a stage
     "M11: noise without the factor 2 [formula]": (C.check_stage_pair, pair_with(gain=1.0), "Each halving must multiply the mean"),
     "M12: noise with sqrt 2 [formula]": (C.check_stage_pair, pair_with(gain=2**0.5), r"not sqrt\(2\)"),
@@ -591,7 +591,7 @@ MISTAKES = {
     "stage_pair: one stage refused [refusal]": (
         C.check_stage_pair, lambda x, noise, i, found: stage_pair(x, noise, i if len(found) > 1 else -1, found), "stage 0 of 1"),
     "stage_pair: float64 inside, never cast back [precision]": (C.check_stage_pair, lambda x, noise, i, found: stage_pair(x.double(), noise.double(), i, found), "has the dtype of the data"),
-    "stage_pair: float32 inside [precision]": (C.check_stage_pair, rounded(stage_pair), "computed in float32"),
+    "stage_pair: float32 inside [precision]": (C.check_stage_pair, rounded(stage_pair), "no further"),
     "stage_pair: detached [gradient]": (C.check_stage_pair, detached(stage_pair), "No gradient passes"),
     "stage_pair: the noise detached [gradient]": (C.check_stage_pair, lambda x, noise, i, found: stage_pair(x, noise.detach(), i, found), "gradient is missing"),
     "stage_pair: i = K refused, i = -1 not [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, noise, i, found: i < 0), "Stage -1 of 3"),
@@ -661,7 +661,7 @@ MISTAKES = {
     "renoise_jump: changes z [argument]": (
         C.check_renoise_jump, lambda z, noise, stage: (renoise_jump(z, noise, stage), z.requires_grad or z.mul_(1.1))[0], "changes z"),
     "renoise_jump: float64 always [precision]": (C.check_renoise_jump, widened(renoise_jump), "has the dtype of the data"),
-    "renoise_jump: float32 inside [precision]": (C.check_renoise_jump, rounded(renoise_jump), "computed in float32"),
+    "renoise_jump: float32 inside [precision]": (C.check_renoise_jump, rounded(renoise_jump), "no further"),
     "renoise_jump: detached [gradient]": (C.check_renoise_jump, detached(renoise_jump), "No gradient passes"),
     "renoise_jump: z detached [gradient]": (C.check_renoise_jump, lambda z, noise, stage: renoise_jump(z.detach(), noise, stage), "gradient is missing"),
     "renoise_jump: no shape compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: ()), "One noise for three samples"),
@@ -679,7 +679,7 @@ MISTAKES = {
     "network_time: the noise level [formula]": (C.check_network_time, lambda u, s: u * (1 - s.start) + (1 - u) * (1 - s.end) + 0 * network_time(u, s), "the noise level"),
     "network_time: curved [formula]": (C.check_network_time, lambda u, s: network_time(u**2, s), "along a straight line"),
     "network_time: float64 always [precision]": (C.check_network_time, lambda u, s: network_time(u.double(), s), "dtype of the data"),
-    "network_time: float32 inside [precision]": (C.check_network_time, rounded(network_time), "computed in float32"),
+    "network_time: float32 inside [precision]": (C.check_network_time, rounded(network_time), "no further"),
     "network_time: detached [gradient]": (C.check_network_time, detached(network_time), "No gradient passes"),
     "network_time: above 1 [refusal]": (C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and u.max() > 1), "refused: 1.1"),
     "network_time: below 0 [refusal]": (C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and u.min() < 0), "refused: -0.1"),
@@ -728,7 +728,7 @@ MISTAKES = {
     "pyramid_loss: labels in another order [argument]": (C.check_pyramid_loss, loss_with(given_to=lambda given, i: {k: a.flip(0) for k, a in given.items()}), "in the order of the batch"),
     "pyramid_loss: float64 times to the network [precision]": (C.check_pyramid_loss, elsewhere(pyramid_loss, wide_times), "t in the dtype of z"),
     "pyramid_loss: float64 always [precision]": (C.check_pyramid_loss, widened(pyramid_loss), "dtype of the data"),
-    "pyramid_loss: float32 inside [precision]": (C.check_pyramid_loss, rounded(pyramid_loss), "computed in float32"),
+    "pyramid_loss: float32 inside [precision]": (C.check_pyramid_loss, rounded(pyramid_loss), "no further"),
     "pyramid_loss: detached [gradient]": (C.check_pyramid_loss, detached(pyramid_loss), "No gradient passes"),
     "pyramid_loss: half the gradient [gradient]": (C.check_pyramid_loss, loss_with(slope=lambda a: (a + a.detach()) / 2), "gradient is missing"),
     "pyramid_loss: the coarsest stage has no gradient [gradient]": (
@@ -837,7 +837,7 @@ MISTAKES = {
     "pyramid_sample: float32 times [precision]": (C.check_pyramid_sample, calls(velocity=lambda v: lambda z, t: v(z, t.float())), "t in the dtype of z"),
     "pyramid_sample: float64 times [precision]": (C.check_pyramid_sample, calls(velocity=lambda v: lambda z, t: v(z, t.double())), "t in the dtype of z"),
     "pyramid_sample: float64 always [precision]": (C.check_pyramid_sample, widened(pyramid_sample), "dtype of the data"),
-    "pyramid_sample: float32 inside [precision]": (C.check_pyramid_sample, rounded(pyramid_sample), "computed in float32"),
+    "pyramid_sample: float32 inside [precision]": (C.check_pyramid_sample, rounded(pyramid_sample), "no further"),
     "pyramid_sample: detached [gradient]": (C.check_pyramid_sample, detached(pyramid_sample), "No gradient passes"),
     "pyramid_sample: detached between stages [gradient]": (C.check_pyramid_sample, sample_with(jump=lambda z, noise, stage: renoise_jump(z.detach(), noise, stage)), "gradient is missing|gradient"),
     "pyramid_sample: detached steps [gradient]": (C.check_pyramid_sample, calls(velocity=lambda v: lambda z, t: v(z.detach(), t)), "gradient is missing|gradient"),
@@ -880,7 +880,7 @@ MISTAKES = {
     "stage_target: conditioning not handed to the second [argument]": (C.check_stage_target, target_with(more=lambda given, k: {} if k else given), "gets all conditioning by name"),
     "stage_target: one label for both [argument]": (C.check_stage_target, target_with(more=lambda given, k: given | {"label": given["label"] * 0} if k and given else given), "two teacher steps"),
     "stage_target: float64 always [precision]": (C.check_stage_target, widened(stage_target), "dtype of the data"),
-    "stage_target: float32 inside [precision]": (C.check_stage_target, rounded(stage_target), "computed in float32"),
+    "stage_target: float32 inside [precision]": (C.check_stage_target, rounded(stage_target), "no further"),
     "stage_target: float64 times [precision]": (
         C.check_stage_target, lambda teacher, *args, **given: stage_target(wide_times(teacher), *args, **given), "t in the dtype of z"),
     "stage_target: a gradient to z [gradient]": (
@@ -921,7 +921,7 @@ MISTAKES = {
         C.check_pyramid_distillation_loss, lambda s, t, x, noise, index, found, n, shares=None, **more: pyramid_distillation_loss(
             s, t, x, noise, index, found, n, shares[::-1] if shares else None, **more), "Shares"),
     "pyramid_distillation_loss: float64 always [precision]": (C.check_pyramid_distillation_loss, widened(pyramid_distillation_loss), "dtype of the data"),
-    "pyramid_distillation_loss: float32 inside [precision]": (C.check_pyramid_distillation_loss, rounded(pyramid_distillation_loss), "computed in float32"),
+    "pyramid_distillation_loss: float32 inside [precision]": (C.check_pyramid_distillation_loss, rounded(pyramid_distillation_loss), "no further"),
     "pyramid_distillation_loss: float64 times [precision]": (
         C.check_pyramid_distillation_loss, lambda s, t, *args, **more: pyramid_distillation_loss(wide_times(s), t, *args, **more), "t in the dtype of z"),
     "pyramid_distillation_loss: square images [shape]": (C.check_pyramid_distillation_loss, square_only(pyramid_distillation_loss, 2), "is valid"),

@@ -359,7 +359,7 @@ MISTAKES = {
         COSINE, circle(lambda t: torch.pi / 2 * torch.sin(torch.pi / 2 * t) ** 2), "slows down at both ends",
     ),
     "cosine: 3.1416 for pi [precision]": (
-        COSINE, lambda t: (torch.sin(3.1416 / 2 * (1 - t)), torch.sin(3.1416 / 2 * t)), "Nearly right",
+        COSINE, lambda t: (torch.sin(3.1416 / 2 * (1 - t)), torch.sin(3.1416 / 2 * t)), "no further",
     ),
     "cosine: 1e-8 added to sigma [end]": (COSINE, lambda t: (cosine(t)[0], cosine(t)[1] + 1e-8), "is something added"),
     "cosine: times clamped at 1e-3 [end]": (COSINE, within(cosine, 1e-3), "sigma\\(0\\) must be exactly 0, not 0.00157"),
@@ -369,9 +369,9 @@ MISTAKES = {
     ),
     "cosine: sigma is 0 at t = 1 [end]": (COSINE, lambda t: (cosine(t)[0], cosine(t)[1] * (t < 1)), "sigma\\(1\\) = 1, not 0"),
     "cosine: the ends alone are right [end]": (COSINE, ends(rectified_flow), "a straight line"),
-    "cosine: computed in float32 [precision]": (COSINE, single(cosine), "Nearly right: is float64 computed in float32"),
+    "cosine: computed in float32 [precision]": (COSINE, single(cosine), "no further"),
     "cosine: always float64 [precision]": (COSINE, double(cosine), "here float32, not torch.float64"),
-    "cosine: always float32 [precision]": (COSINE, lambda t: cosine(t.float()), "Nearly right: is float64 computed in float32"),
+    "cosine: always float32 [precision]": (COSINE, lambda t: cosine(t.float()), "no further"),
     "cosine: float64 between the ends [precision]": (
         COSINE, lambda t: tuple(c if len(t) == 2 else c.double() for c in cosine(t)), "alpha has the dtype that is given: float32, not torch.float64",
     ),
@@ -404,7 +404,7 @@ MISTAKES = {
     "linear_beta: a root too many [formula]": (LINEAR, linear_with(lambda t: (0.1 * t + 19.9 * t**2 / 2) / 2), "alpha\\^4 is"),
     "linear_beta: swapped [formula]": (LINEAR, lambda t: linear_beta(t)[::-1], "alpha and sigma swapped"),
     "linear_beta: times clamped at 1e-4 [end]": (LINEAR, lambda t: linear_beta(torch.where(t > 0, t.clamp(min=1e-4), t)), "clamp nothing"),
-    "linear_beta: computed in float32 [precision]": (LINEAR, single(linear_beta), "Nearly right"),
+    "linear_beta: computed in float32 [precision]": (LINEAR, single(linear_beta), "no further"),
     "linear_beta: always float64 [precision]": (LINEAR, double(linear_beta), "here float32, not torch.float64"),
     "linear_beta: t detached [gradient]": (LINEAR, detached(linear_beta), "d alpha / dt"),
     "linear_beta: alpha_bar + sigma = 1 [formula]": (LINEAR, lambda t: (linear_beta(t)[0] ** 2, 1 - linear_beta(t)[0] ** 2), "are they the squares"),
@@ -418,7 +418,7 @@ MISTAKES = {
     "sigmoid: from -1 to 1 [formula]": (SIGMOID, sigmoid_with(-1, 1), "from -1 to 1"),
     "sigmoid: evenly [formula]": (SIGMOID, lambda t: ((1 - t).sqrt(), t.sqrt()), "falls evenly"),
     "sigmoid: squares [formula]": (SIGMOID, lambda t: tuple(c**2 for c in sigmoid(t)), "are they the squares"),
-    "sigmoid: computed in float32 [precision]": (SIGMOID, single(sigmoid), "Nearly right"),
+    "sigmoid: computed in float32 [precision]": (SIGMOID, single(sigmoid), "no further"),
     "sigmoid: always float64 [precision]": (SIGMOID, double(sigmoid), "here float32, not torch.float64"),
     "sigmoid: t detached [gradient]": (SIGMOID, detached(sigmoid), "d alpha / dt"),
     "sigmoid: sigma at the end only nearly 0 [end]": (SIGMOID, lambda t: tuple(c.clamp(min=1e-4) for c in sigmoid(t)), "exactly 0"),
@@ -427,7 +427,7 @@ MISTAKES = {
     "rectified_flow: t squared [formula]": (FLOW, lambda t: (1 - t**2, t**2), "sigma is t itself"),
     "rectified_flow: cosine's squares [formula]": (FLOW, lambda t: tuple(c**2 for c in cosine(t)), "sigma is t itself"),
     "rectified_flow: sigma_min = 1e-4 [end]": (FLOW, lambda t: (1 - t, 1e-4 + (1 - 1e-4) * t), "sigma\\(0\\) must be exactly 0, not 0.0001"),
-    "rectified_flow: computed in float32 [precision]": (FLOW, single(rectified_flow), "Nearly right"),
+    "rectified_flow: computed in float32 [precision]": (FLOW, single(rectified_flow), "no further"),
     "rectified_flow: always float64 [precision]": (FLOW, double(rectified_flow), "here float32, not torch.float64"),
     "rectified_flow: t detached [gradient]": (FLOW, detached(rectified_flow), "d alpha / dt"),
     "rectified_flow: sigma detached [gradient]": (FLOW, lambda t: (1 - t, t.detach()), "d sigma / dt"),
@@ -441,7 +441,7 @@ MISTAKES = {
     "edm: clipped at 0.002 [end]": (EDM, within(edm, 0.002, math.inf), "below 0.002: here it is clamped"),
     "edm: clipped at 80 [end]": (EDM, within(edm, 0, 80), "above 80: here it is clamped"),
     "edm: clipped at both [end]": (EDM, within(edm, 0.002, 80), "below 0.002 and above 80: here it is clamped"),
-    "edm: always float32 [precision]": (EDM, lambda t: edm(t.float()), "Nearly right"),
+    "edm: always float32 [precision]": (EDM, lambda t: edm(t.float()), "no further"),
     "edm: always float64 [precision]": (EDM, double(edm), "alpha has the dtype that is given: float32, not torch.float64"),
     "edm: alpha in float32 [precision]": (EDM, lambda t: (torch.ones(len(t)), t), "here torch.float64, not torch.float32"),
     "edm: t detached [gradient]": (EDM, detached(edm), "d sigma / dt"),
@@ -490,9 +490,9 @@ MISTAKES = {
         SHIFTED, shifted_by(FRACTION, lambda c, s: c.double()), "t's dtype: here float32, not torch.float64",
     ),
     "shifted: computed in float32 [precision]": (
-        SHIFTED, shifted_by(lambda t, s: FRACTION(t.float(), s).to(t.dtype)), "Nearly right",
+        SHIFTED, shifted_by(lambda t, s: FRACTION(t.float(), s).to(t.dtype)), "no further",
     ),
-    "shifted: 1e-6 in the denominator [precision]": (SHIFTED, shifted_by(lambda t, s: t / (t + (1 - t) / s + 1e-6)), "Nearly right"),
+    "shifted: 1e-6 in the denominator [precision]": (SHIFTED, shifted_by(lambda t, s: t / (t + (1 - t) / s + 1e-6)), "no further"),
     "shifted: t detached [gradient]": (SHIFTED, shifted_by(lambda t, s: FRACTION(t.detach(), s)), "d alpha / dt"),
     "shifted: the denominator detached [gradient]": (
         SHIFTED, shifted_by(lambda t, s: t / (t + (1 - t) / s).detach()), "d alpha / dt",
@@ -536,7 +536,7 @@ MISTAKES = {
         refused(lambda a: lambda t: tuple(c.float() if a.dtype == torch.float32 else c for c in tabulated(a)(t))),
         "not the table's",
     ),
-    "tabulated: the table in float32 [precision]": (TABLE, refused(lambda a: tabulated(a.float())), "Nearly right"),
+    "tabulated: the table in float32 [precision]": (TABLE, refused(lambda a: tabulated(a.float())), "no further"),
     "tabulated: 1000 entries always [argument]": (
         TABLE, refused(lambda a: lambda t: tabulated(a)((t * 1000 / len(a)).clamp(max=1))), "alpha = sqrt\\(alpha_bar\\[i\\]\\)",
     ),
@@ -568,7 +568,7 @@ MISTAKES = {
         RATES, lambda f, t: tuple((b - a) / 1e-7 for a, b in zip(f(t), f(t + 1e-7))), "no finite differences",
     ),
     "rates: always float64 [precision]": (RATES, lambda f, t: schedules.rates(f, t.double()), "A rate has the dtype that is given"),
-    "rates: computed in float32 [precision]": (RATES, lambda f, t: tuple(r.to(t) for r in schedules.rates(f, t.float())), "Nearly right"),
+    "rates: computed in float32 [precision]": (RATES, lambda f, t: tuple(r.to(t) for r in schedules.rates(f, t.float())), "no further"),
     "rates: leave requires_grad behind [gradient]": (RATES, leaves_a_mark, "t must stay as it is"),
     "rates: cut off [end]": (RATES, lambda f, t: tuple(r.clamp(-1e4, 1e4) for r in schedules.rates(f, t)), "not cut off"),
     "rates: nan to 0 [end]": (RATES, lambda f, t: tuple(r.nan_to_num(0, 0, 0) for r in schedules.rates(f, t)), "not cut off"),
@@ -590,7 +590,7 @@ MISTAKES = {
     ),
     "log_snr: squares underflow [precision]": (SNR, lambda f, t: (f(t)[0] ** 2 / f(t)[1] ** 2).log(), "form no squares"),
     "log_snr: always float64 [precision]": (SNR, lambda f, t: schedules.log_snr(f, t.double()), "log SNR has the dtype that is given"),
-    "log_snr: computed in float32 [precision]": (SNR, lambda f, t: schedules.log_snr(f, t.float()).to(t), "Nearly right"),
+    "log_snr: computed in float32 [precision]": (SNR, lambda f, t: schedules.log_snr(f, t.float()).to(t), "no further"),
     "log_snr: detached [gradient]": (SNR, lambda f, t: schedules.log_snr(f, t).detach(), "nothing is detached"),
     "mix: times over the width (43) [shape]": (MIX, lambda x, eps, t, f: f(t)[0] * x + f(t)[1] * eps, "along the width"),
     "mix: times over the channels [shape]": (
@@ -615,7 +615,7 @@ MISTAKES = {
     "mix: in the dtype of the times [precision]": (
         MIX, mixed(lambda x, e, a, s: a * x + s * e, like=lambda z, x: z), "has the dtype of the data",
     ),
-    "mix: always float32 [precision]": (MIX, mixed(lambda x, e, a, s: a * x + s * e, like=lambda z, x: z.float()), "Nearly right"),
+    "mix: always float32 [precision]": (MIX, mixed(lambda x, e, a, s: a * x + s * e, like=lambda z, x: z.float()), "no further"),
     "mix: the narrower dtype [precision]": (
         MIX, lambda x, eps, t, f: schedules.mix(x, eps, t, f).to(torch.float32 if t.dtype == torch.float32 else x.dtype), "the dtype of x, also where t is float32",
     ),
@@ -664,7 +664,7 @@ MISTAKES = {
     ),
     "beta_table: n + 1 betas [shape]": (BETAS, betas_with(linear=lambda n: schedules.beta_table("linear", n + 1)), "needs n betas"),
     "beta_table: float32 [precision]": (BETAS, lambda *a: schedules.beta_table(*a).float(), "float64, for the long product"),
-    "beta_table: computed in float32 [precision]": (BETAS, lambda *a: schedules.beta_table(*a).float().double(), "Nearly right"),
+    "beta_table: computed in float32 [precision]": (BETAS, lambda *a: schedules.beta_table(*a).float().double(), "no further"),
     "beta_table: unknown kinds are linear [refusal]": (
         BETAS, lambda kind, n=1000: schedules.beta_table(kind if kind in ("scaled_linear", "squaredcos") else "linear", n), "unknown kind",
     ),
@@ -697,7 +697,7 @@ MISTAKES = {
     "zero_terminal_snr: the ends left out [shape]": (ZERO, stretched(lambda a: right_stretch(a)[:-1]), "The shape must be"),
     "zero_terminal_snr: ends at 1e-8 [end]": (ZERO, stretched(lambda a: right_stretch(a).clamp(min=1e-12)), "exactly 0, not 1e-12"),
     "zero_terminal_snr: ends at Lin's 2 ** -24 [end]": (
-        ZERO, stretched(lambda a: torch.cat([right_stretch(a)[:-1], right_stretch(a)[-1:] + 2**-24])), "Nearly right|exactly 0",
+        ZERO, stretched(lambda a: torch.cat([right_stretch(a)[:-1], right_stretch(a)[-1:] + 2**-24])), "no further|exactly 0",
     ),
     "zero_terminal_snr: scaled before it is shifted [end]": (
         ZERO,
@@ -705,8 +705,8 @@ MISTAKES = {
         "exactly 0, not",
     ),
     "zero_terminal_snr: always float64 [precision]": (ZERO, stretched(lambda a: right_stretch(a.double())), "The table has the dtype that is given: float32, not torch.float64"),
-    "zero_terminal_snr: always float32 [precision]": (ZERO, stretched(lambda a: right_stretch(a.float())), "Nearly right"),
-    "zero_terminal_snr: computed in float32 [precision]": (ZERO, stretched(lambda a: right_stretch(a.float()).to(a)), "Nearly right"),
+    "zero_terminal_snr: always float32 [precision]": (ZERO, stretched(lambda a: right_stretch(a.float())), "no further"),
+    "zero_terminal_snr: computed in float32 [precision]": (ZERO, stretched(lambda a: right_stretch(a.float()).to(a)), "no further"),
     "zero_terminal_snr: nothing refused [refusal]": (ZERO, stretched(right_stretch, lambda a: True), "A table that rises must be refused"),
     "zero_terminal_snr: flat accepted [refusal]": (ZERO, stretched(right_stretch, lambda a: a[0] >= a[-1]), "does not fall must be refused"),
     "zero_terminal_snr: only a rise refused [refusal]": (ZERO, stretched(right_stretch, lambda a: not a[0] < a[-1]), "does not fall must be refused"),
@@ -733,7 +733,7 @@ MISTAKES = {
     "time_grid: float64 without a dtype [argument]": (
         GRID, lambda n, start=1.0, end=0.0, dtype=torch.float64: schedules.time_grid(n, start, end, dtype), "The grid has the dtype that is given",
     ),
-    "time_grid: computed in float32 [precision]": (GRID, grid_with(lambda n, a, b: grid(n, a, b).float()), "Nearly right"),
+    "time_grid: computed in float32 [precision]": (GRID, grid_with(lambda n, a, b: grid(n, a, b).float()), "no further"),
     "time_grid: a list [shape]": (GRID, lambda *a, **k: schedules.time_grid(*a, **k).tolist(), "A grid is a tensor, and no list"),
     "time_grid: integers refused [refusal]": (
         GRID, grid_with(grid, lambda n, a, b: isinstance(n, int) and n > 0 and a > b >= 0 and isinstance(a, float)), "1 steps from 1 to 0 is valid",
@@ -776,7 +776,7 @@ MISTAKES = {
     "karras_sigmas: n for n - 1 [formula]": (
         KARRAS, levels_with(lambda n, *a: levels(n + 1, *a)[:n]), "both ends included",
     ),
-    "karras_sigmas: computed in float32 [precision]": (KARRAS, levels_with(lambda *a: levels(*a, dtype=torch.float32)), "Nearly right: is float64 computed in float32"),
+    "karras_sigmas: computed in float32 [precision]": (KARRAS, levels_with(lambda *a: levels(*a, dtype=torch.float32)), "no further"),
     "karras_sigmas: dtype ignored [argument]": (
         KARRAS, lambda n, sigma_min=0.002, sigma_max=80.0, rho=7.0, dtype=None: schedules.karras_sigmas(n, sigma_min, sigma_max, rho), "Levels have the dtype that is given",
     ),

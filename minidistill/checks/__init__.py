@@ -12,11 +12,13 @@ own. The value of the whole comes after them.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+
+Likely = Iterable[tuple[str, Tensor]] | dict[str, Tensor]  # sentences, and the results that deserve them
 
 
 def exact(*values: int | float) -> Tensor:
@@ -35,6 +37,37 @@ def close(actual: Tensor, expected: Tensor, hint: str, atol: float = 1e-10, rtol
     assert_close(
         actual, expected, atol=atol, rtol=rtol, check_dtype=False, msg=lambda text: f"{hint}\n{text}"
     )
+
+
+def alike(found, other: Tensor, tol: float = 1e-6) -> bool:
+    """Whether `found` is a tensor of the same shape, with the same numbers up to rounding."""
+    return (
+        isinstance(found, Tensor)
+        and found.shape == other.shape
+        and torch.allclose(found.double(), other.double(), tol, tol, equal_nan=True)
+    )
+
+
+def explained(
+    actual: Tensor, expected: Tensor, hint: str, likely: Likely = (), tol: float = 1e-10, where: str = ""
+) -> None:
+    """close, with the sentence of the likely wrong result that this is, where it is one.
+
+    likely: pairs (sentence, result), or a dict, looked at only where the result is wrong.
+    """
+
+    if not alike(actual, expected, tol):
+        nearly = alike(actual, expected, 1e-5)
+        if nearly:
+            hint = (
+                f"Right to five digits, and no further: is it float32, rounded, or is something added? {hint}"
+            )
+        elif isinstance(actual, Tensor) and actual.shape != expected.shape:
+            hint = f"The shape must be {tuple(expected.shape)}, and is {tuple(actual.shape)}. {hint}"
+        pairs = likely.items() if isinstance(likely, dict) else likely
+        near = tol if nearly else 1e-6
+        hint = next((sentence for sentence, wrong in pairs if alike(actual, wrong, near)), hint)
+    close(actual, expected, hint + where, tol, tol)
 
 
 def close_in_float32(actual: Tensor, expected: Tensor, what: str, tol: float = 1e-5) -> None:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from minidistill import consistency
 from minidistill.checks import (
     accepts,
+    alike,
     close,
     close_in_float32,
     column,
     exact,
+    explained,
     one_bad,
     recorded,
     refuses,
@@ -74,22 +76,6 @@ def square(delta: Tensor) -> Tensor:
     return delta.reshape(len(delta), -1).square().sum(1)
 
 
-def is_(found: Tensor, wrong: Tensor) -> bool:
-    """Whether the wrong value is what was found."""
-    return found.shape == wrong.shape and torch.allclose(found.double(), wrong.double(), 1e-9, 1e-13)
-
-
-def expect(found: Tensor, right: Tensor, hint: str, likely: dict[str, Tensor], tol: float = 1e-10) -> None:
-    """close, with the sentence of a likely wrong answer, if that is what was found, in place of the hint."""
-    assert isinstance(found, Tensor), f"{hint}\nExpected a tensor, got {type(found).__name__}."
-    if found.shape != right.shape:
-        hint = f"The result has shape {tuple(right.shape)}, not {tuple(found.shape)}."
-    elif torch.allclose(found.double(), right, 1e-5, 1e-6):
-        hint = f"Only six digits are right: what is rounded, added or computed in float32? {hint}"
-    named = (says for says, wrong in likely.items() if is_(found, wrong) and not is_(right, wrong))
-    close(found, right, next(named, hint), tol, tol)
-
-
 def same_gradient(found: Tensor, right: Tensor, inputs: list[Tensor], what: str) -> None:
     """AssertionError unless both have the same gradient, or none, for each of the inputs."""
     hint = f"The gradient {what} is lost or wrong: detach nothing here."
@@ -110,7 +96,7 @@ def learns(loss: Tensor, right: Tensor, leaky: Tensor, knob: Tensor) -> None:
         "The gradient flows through the target alone: the stop-gradient is on the wrong side.": both - true,
         hint: 0 * true,
     }
-    expect(own, true, "The gradient is that of the distance, through f(z_t, t) alone.", likely, 1e-8)
+    explained(own, true, "The gradient is that of the distance, through f(z_t, t) alone.", likely, 1e-8)
 
 
 def spoilt(name: str, good: Tensor, *bad: float) -> dict[str, Tensor]:
@@ -193,7 +179,7 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
             "The order is c_skip, c_out, c_in: this is c_skip.": skip,
         }
         hint = f"{given}c_in = 1 / sqrt(t^2 + data_std^2), for a network that sees unit variance."
-        expect(found[2], c_in, hint, likely)
+        explained(found[2], c_in, hint, likely)
         likely = {
             "c_skip has t - t_min for t, or f(z, t_min) is not z.": std**2 / r**2,
             "c_skip has t - t_min for t, and t_min is not used.": std**2 / (unused**2 + std**2),
@@ -201,7 +187,7 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
             "c_skip upside down: data_std^2, not (t - t_min)^2, is on top.": u**2 / near**2,
             "The order is c_skip, c_out, c_in: c_out comes second.": out,
         }
-        expect(found[0], skip, f"{given}c_skip = data_std^2 / ((t - t_min)^2 + data_std^2).", likely)
+        explained(found[0], skip, f"{given}c_skip = data_std^2 / ((t - t_min)^2 + data_std^2).", likely)
         likely = {
             "c_out without data_std: unit variance must become the data's.": u / r,
             "c_out has t - t_min on top, or f(z, t_min) is not z.": t * std / r,
@@ -210,7 +196,7 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
             "c_out without its root: (t - t_min) data_std / sqrt(t^2 + data_std^2).": u * std / r**2,
             "The sign of c_out: F is added.": -out,
         }
-        expect(found[1], out, f"{given}c_out = (t - t_min) data_std / sqrt(t^2 + data_std^2).", likely)
+        explained(found[1], out, f"{given}c_out = (t - t_min) data_std / sqrt(t^2 + data_std^2).", likely)
         for name, own, right in zip(("c_skip", "c_out", "c_in"), found, (skip, out, c_in)):
             same_gradient(own, right, [t], f"of {name} for t")
 
@@ -244,8 +230,8 @@ def check_ode_step(ode_step=consistency.ode_step, seed: int = 0) -> None:
             euler = alpha_s * x_1 + sigma_s * eps_1
             calls = 1 if solver == "euler" else 2
             assert len(asked) == calls, f"{solver} asks the denoiser {calls} times, not {len(asked)} times."
-            expect(asked[0][0], z, "The denoiser is asked at z first.", {})
-            expect(asked[0][1], t, "The denoiser is asked at time t first.", {})
+            explained(asked[0][0], z, "The denoiser is asked at z first.", {})
+            explained(asked[0][1], t, "The denoiser is asked at time t first.", {})
             edm_gap = column((s - t) / t, z)
             if solver == "euler":
                 likely = {
@@ -255,7 +241,7 @@ def check_ode_step(ode_step=consistency.ode_step, seed: int = 0) -> None:
                     "The step goes the wrong way.": 2 * z - euler,
                     "This is EDM's step: take the schedule that is given.": z + (z - x_1) * edm_gap,
                 }
-                expect(found, euler, "Euler: alpha_s x_hat + sigma_s eps_hat.", likely)
+                explained(found, euler, "Euler: alpha_s x_hat + sigma_s eps_hat.", likely)
                 same_gradient(found, euler, [knob], "through Euler's answer")
                 continue
             close(asked[1][0][noisy], euler[noisy], "Heun asks again where the Euler step has landed.")
@@ -273,7 +259,7 @@ def check_ode_step(ode_step=consistency.ode_step, seed: int = 0) -> None:
             }
             hint = "Heun: the mean of eps_hat at both ends, in the plane (sigma / alpha, z / alpha), from z."
             right = land((eps_1 + eps_2) / 2)
-            expect(found, right, hint, likely)
+            explained(found, right, hint, likely)
             same_gradient(found, right, [knob], "through Heun's answers")
 
     z, t, s = numbers(4, 3, seed=seed), exact(0.9, 0.7, 0.5, 0.3), exact(0.5, 0.6, 0.0, 0.2)
@@ -312,7 +298,7 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
                     "The teacher's step starts from z_t, not from x.": x,
                 }
                 hint = "The teacher's step starts from z_t = alpha_t x + sigma_t eps."
-                expect(taught[0][0], z, hint, likely)
+                explained(taught[0][0], z, hint, likely)
                 close(taught[0][1], t, "The teacher's step starts at time t: it is asked there first.")
                 hint = f"{solver} asks the teacher {calls} times, not {len(taught)}: is solver handed on?"
                 assert len(taught) == calls, hint
@@ -325,9 +311,9 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
                 "f is asked at x: z_s = alpha_s x + sigma_s eps has noise.": x,
                 "x + s eps is z_s on EDM's schedule: take the one that is given.": x + column(s, x) * eps,
             }
-            expect(asked[0][0][noisy], z_s[noisy], hint, {k: v[noisy] for k, v in likely.items()})
+            explained(asked[0][0][noisy], z_s[noisy], hint, {k: v[noisy] for k, v in likely.items()})
             likely = {"f is asked at time t: its time is that of z_s, s.": t[noisy]}
-            expect(asked[0][1][noisy], s[noisy], "f is asked at time s, as it is.", likely)
+            explained(asked[0][1][noisy], s[noisy], "f is asked at time s, as it is.", likely)
             assert found.isfinite().all(), (
                 "Not finite: f may be NaN at time 0, and its answer is not needed where s = 0. Give it "
                 "another time there, and choose with torch.where: 0 times NaN is NaN."
@@ -339,9 +325,9 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
                 "At s = 0 the target is z_s itself, not z_t.": z,
             }
             likely = {k: v[~noisy] for k, v in likely.items()}
-            expect(found[~noisy], z_s[~noisy], "At s = 0 the target is z_s itself.", likely)
+            explained(found[~noisy], z_s[~noisy], "At s = 0 the target is z_s itself.", likely)
             likely = {"z_s itself is the target only where s = 0; elsewhere it is f's answer there.": z_s}
-            expect(found, right, "Where s > 0 the target is f's answer at z_s, as it is.", likely)
+            explained(found, right, "Where s > 0 the target is f's answer at z_s, as it is.", likely)
 
     x, eps = numbers(2, 4, 2, 1, 3, seed=seed)
     t, s = exact(2.0, 1.5, 0.9, 0.4), exact(1.0, 0.5, 0.0, 0.3)
@@ -411,7 +397,7 @@ def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> 
                 says = f"{tiny} is added: with c = 0 the distance is the norm itself."
                 likely |= {says: huber(u + tiny), f"{says} Of every size.": huber(u, max(c, tiny))}
             hint = f"c = {c}: sqrt(|delta|^2 + c^2) - c, |delta| the norm of the sample."
-            expect(found, huber(u), hint, likely)
+            explained(found, huber(u), hint, likely)
             hint = "The gradient must reach delta: nothing may be detached."
             assert found.requires_grad, hint
             grad = torch.autograd.grad(found.sum(), delta, materialize_grads=True)[0]
@@ -422,7 +408,7 @@ def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> 
                 hint: 0 * right,
             }
             hint = "The gradient is delta / sqrt(|delta|^2 + c^2): no detached part."
-            expect(grad, right, hint, likely, 1e-6)
+            explained(grad, right, hint, likely, 1e-6)
 
     ratio = pseudo_huber(exact(1e-12, 1.0)[:, None], 0.0) / exact(1e-12, 1.0)
     hint = "With c = 0 the distance of a small delta is its norm: nothing may be added under the root."
@@ -459,9 +445,9 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
             hint = "f is asked twice, each time with the whole batch: at z_t, and by the target at z_s."
             assert [len(z) for z, _ in asked] == [len(x)] * 2, hint
             nearest = min(asked, key=lambda ask: (ask[0] - z).abs().max())
-            expect(nearest[0], z, "f is never asked at z_t = alpha_t x + sigma_t eps.", {})
-            expect(nearest[1], t, "f is asked at z_t with another time: it is t.", {})
-            at_s = [is_(u[noisy], z_s[noisy]) and is_(w[noisy], s[noisy]) for u, w in asked]
+            explained(nearest[0], z, "f is never asked at z_t = alpha_t x + sigma_t eps.", {})
+            explained(nearest[1], t, "f is asked at z_t with another time: it is t.", {})
+            at_s = [alike(u[noisy], z_s[noisy], 1e-9) and alike(w[noisy], s[noisy], 1e-9) for u, w in asked]
             assert any(at_s), f"f is never asked at z_s, s: hand on teacher and solver, {given and solver}."
             hint = "A loss returns one number per sample, (b,), not averaged."
             assert isinstance(loss, Tensor) and loss.shape == x.shape[:1], hint
@@ -481,7 +467,7 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
                 "Where s = 0, the target is z_s itself, not f's answer.": huber(square(f(z, t) - answer)),
             }
             hint = f"c = {c}: the Pseudo-Huber distance of f at t to the target at s, and no weight."
-            expect(loss.detach(), right, hint, likely)
+            explained(loss.detach(), right, hint, likely)
             learns(loss, right, leaky, knob)
 
     x, eps = numbers(2, 4, 3, 2, 4, seed=seed)
@@ -544,7 +530,7 @@ def check_ect_mapping(ect_mapping=consistency.ect_mapping, seed: int = 0) -> Non
             f"s may be 0: it is held at {least}.": right.clamp(min=least) for least in (1e-3, 2e-3, 1e-2)
         }
         hint = f"{given}: s = t (1 - n(t) / q^a), at least 0, with n(t) = 1 + k sigmoid(-b t)."
-        expect(found, right, hint, likely)
+        explained(found, right, hint, likely)
         same_gradient(found, right, [t], "for t")
     t = t.detach()
     ends = exact(0.0, 1e-6, math.log(7), 1e9)
@@ -603,7 +589,7 @@ def check_ect_weight(ect_weight=consistency.ect_weight, seed: int = 0) -> None:
         likely[f"A narrow gap is held at {least}."] = 1 / gap.clamp(min=least)
         likely[f"{least} is added to the gap."] = 1 / (gap + least)
     found = ect_weight("gap", t, s)
-    expect(found, 1 / gap, '"gap" is 1 / (t - s), to the last digits of a narrow gap.', likely)
+    explained(found, 1 / gap, '"gap" is 1 / (t - s), to the last digits of a narrow gap.', likely)
     same_gradient(found, 1 / gap, [t, s], "of gap for t and s")
     for args in ((0.7,), (2,), ()):
         std = args[0] if args else 0.5
@@ -618,7 +604,7 @@ def check_ect_weight(ect_weight=consistency.ect_weight, seed: int = 0) -> None:
             "This is the other weight.": 1 / gap,
         }
         found, right = ect_weight("snr", t, s, *args), 1 / t**2 + 1 / std**2
-        expect(found, right, f'"snr" is 1 / t^2 + 1 / data_std^2, data_std = {std}.', likely)
+        explained(found, right, f'"snr" is 1 / t^2 + 1 / data_std^2, data_std = {std}.', likely)
         same_gradient(found, right, [t, s], "of snr for t and s")
     t, s = t.detach(), 0.7 * t.detach()
     for kind in ("gap", "snr"):
@@ -663,11 +649,13 @@ def check_ect_loss(ect_loss=consistency.ect_loss, seed: int = 0) -> None:
             "Not finite: where s = 0 the target is x, and f's answer may not be used."
         )
         assert [len(z) for z, _ in asked] == [4, 4], "f is asked twice, each time with the whole batch."
-        assert any(is_(u, z) and is_(w, t) for u, w in asked), "f is asked at x + t eps, and time t."
+        assert any(alike(u, z, 1e-9) and alike(w, t, 1e-9) for u, w in asked), (
+            "f is asked at x + t eps, and time t."
+        )
         hint = f"{given}f is asked at s = ect_mapping(t, a, q, k, b)."
-        assert any(is_(w[noisy], s[noisy]) for _, w in asked), hint
+        assert any(alike(w[noisy], s[noisy], 1e-9) for _, w in asked), hint
         hint = f"{given}f is asked at x + s eps, with the eps of z_t."
-        assert any(is_(u[noisy], z_s[noisy]) for u, _ in asked), hint
+        assert any(alike(u[noisy], z_s[noisy], 1e-9) for u, _ in asked), hint
         gap, snr = 1 / (t - s), 1 / t**2 + 1 / more.get("data_std", 0.5) ** 2
         weight, other = (snr, gap) if more.get("weighting") == "snr" else (gap, snr)
         delta = f(z, t) - target.detach()
@@ -685,7 +673,7 @@ def check_ect_loss(ect_loss=consistency.ect_loss, seed: int = 0) -> None:
             ),
         }
         hint = f"{given}the weight times the Pseudo-Huber distance of f at t to f at s; to x where s = 0."
-        expect(loss.detach(), right.detach(), hint, likely, 1e-8)
+        explained(loss.detach(), right.detach(), hint, likely, 1e-8)
         learns(loss, right, weight * huber(square(f(z, t) - target)), knob)
     one_mask(lambda f: ect_loss(f, x, eps, t, 4), x, seed)
     t = exact(0.05, 0.8, 1.5, 3.0)
@@ -864,13 +852,15 @@ def check_ict_time_pmf(ict_time_pmf=consistency.ict_time_pmf, seed: int = 0) -> 
             "The mass of an interval, not the density where it ends.": density[1:] / density[1:].sum(),
         }
         hint = f"mean = {mean}, std = {std}: the difference of the lognormal's cdf at both ends, normalised."
-        expect(ict_time_pmf(grid, *args), right, hint, likely, 1e-9)
+        explained(ict_time_pmf(grid, *args), right, hint, likely, 1e-9)
         likely = {
             "A falling grid has its probabilities in its own order: these are the rising one's.": right,
             "A falling grid has probabilities above 0 all the same.": -right.flip(0),
         }
         found = accepts(lambda: ict_time_pmf(grid.flip(0), *args), "A falling grid")
-        expect(found, right.flip(0), "A falling grid has its probabilities in its own order.", likely, 1e-9)
+        explained(
+            found, right.flip(0), "A falling grid has its probabilities in its own order.", likely, 1e-9
+        )
         close_in_float32(ict_time_pmf(grid.float(), *args), right, "The pmf")
     close(ict_time_pmf(eleven), table, "The table of the authors' code, for karras_sigmas(11).", 1e-6)
     bad = spoilt("A level", exact(3.0, 2.0, 1.0), 0.0, -1.0, 2.0, 2.5) | {
@@ -964,12 +954,12 @@ def check_trigflow(trigflow=consistency.trigflow, seed: int = 0) -> None:
             f"{hint}alpha comes first, then sigma.": t.cos(),
             "data_std is not used.": 0.5 * t.sin(),
         }
-        expect(found[1], right[1], f"{hint}sigma is data_std sin t.", likely)
+        explained(found[1], right[1], f"{hint}sigma is data_std sin t.", likely)
         likely = {
             f"{hint}alpha is without data_std.": sd * t.cos(),
             f"{hint}alpha comes first.": sd * t.sin(),
         }
-        expect(found[0], right[0], f"{hint}alpha is cos t.", likely)
+        explained(found[0], right[0], f"{hint}alpha is cos t.", likely)
         for own, true in zip(found, right):
             same_gradient(own, true, [t], "for t")
         t = t.detach()
@@ -1014,7 +1004,7 @@ def check_scm_tangent(scm_tangent=consistency.scm_tangent, seed: int = 0) -> Non
         }
         hint = f"data_std = {sd}, warmup = {w}: -cos^2 t (data_std F - dz/dt) - warmup cos t sin t (...)"
         found = scm_tangent(recorded(net, []), z, t, slope, *args)
-        expect(
+        explained(
             found, first + w * second, f"{hint}, (...) = z + data_std dF/dt, F at z / data_std.", likely, 1e-9
         )
         if w == 1:  # f itself, and no formula
@@ -1069,7 +1059,7 @@ def check_scm_loss(scm_loss=consistency.scm_loss, seed: int = 0) -> None:
                 "The teacher is asked at z_t / data_std, not at z_t.": z,
                 "data_std is not used, in z_t or below it.": 2 * cos * x + sin * eps,
             }
-            expect(taught[0][0], z / sd, "The teacher is asked at z_t / data_std.", likely)
+            explained(taught[0][0], z / sd, "The teacher is asked at z_t / data_std.", likely)
             close(taught[0][1], t, "The teacher is asked at t.")
             slope = sd * given(z / sd, t).detach()
 
@@ -1101,7 +1091,7 @@ def check_scm_loss(scm_loss=consistency.scm_loss, seed: int = 0) -> None:
             ),
         }
         hint = f"{options or 'defaults'}: |g|^2 / d for each sample, g = tangent / (|tangent| + c)."
-        expect(loss.detach(), value(g), hint, likely, 1e-9)
+        explained(loss.detach(), value(g), hint, likely, 1e-9)
         hint = "Nothing learns: F itself, in front, is no constant."
         assert loss.requires_grad, hint
         found = torch.autograd.grad(loss.sum(), knob)[0]
@@ -1113,7 +1103,7 @@ def check_scm_loss(scm_loss=consistency.scm_loss, seed: int = 0) -> None:
             "Half the gradient: nothing of the F in front is detached.": right / 2,
         }
         hint = "The gradient is -2 <g, dF>: F moves along g, and the target F + g is a constant."
-        expect(found, right, hint, likely, 1e-9)
+        explained(found, right, hint, likely, 1e-9)
     one_mask(lambda f: scm_loss(f, x, eps, t), x, seed)
     wide = scm_loss(net, x.float().double(), eps.float().double(), t, teacher=net)
     close_in_float32(

@@ -10,11 +10,12 @@ from minidistill.checks import (
     close_in_float32,
     column,
     exact,
+    explained,
     one_bad,
     recorded,
     refuses,
 )
-from minidistill.checks.consistency import expect, numbers, same_gradient, seeded
+from minidistill.checks.consistency import numbers, same_gradient, seeded
 from minidistill.schedules import cosine, edm, rectified_flow
 
 
@@ -64,7 +65,7 @@ def check_edit(edit=editing.edit, seed: int = 0) -> None:
             "The start has the noise of times[0], not unit noise.": alpha[0] * guess + noise[0],
             "alpha of times[0] is missing at the start.": guess + sigma[0] * noise[0],
         }
-        expect(asked[0][0], start, hint, likely)
+        explained(asked[0][0], start, hint, likely)
         z = start
         for j, (t, eps) in enumerate(zip(times, [*noise[1:], None])):
             now = t.expand(len(x))
@@ -86,10 +87,10 @@ def check_edit(edit=editing.edit, seed: int = 0) -> None:
                 "On this schedule the signal is scaled by alpha_s as well.": jumped + lift * eps,
             }
             hint = "After a jump: replace the known part, then lift with fresh noise."
-            expect(asked[j + 1][0], z, hint, likely)
+            explained(asked[j + 1][0], z, hint, likely)
         hint = "What is known must be in the result, exactly: replace it after the last jump, too."
         likely = {hint: raw, "The mask is inverted: what is known comes from y.": inverted(raw)}
-        expect(found, jumped, "The result is f's last answer, with the known part replaced.", likely)
+        explained(found, jumped, "The result is f's last answer, with the known part replaced.", likely)
 
     x, *noise = numbers(3, 4, 1, 4, 6, seed=seed)
     given = dict(f=f, y=shrink(x), operator=shrink, inverse=grow, times=falls[:3], schedule=cosine)
@@ -159,7 +160,7 @@ def check_slerp(slerp=editing.slerp, seed: int = 0) -> None:
         }
         hint = "(sin((1 - weight) angle) a + sin(weight angle) b) / sin(angle), angle between a and b."
         found = slerp(a, b, weight)
-        expect(found, right, f"Samples of shape {shape}: {hint}", likely)
+        explained(found, right, f"Samples of shape {shape}: {hint}", likely)
         same_gradient(found, right, [weight], "for weight")
         close(slerp(a, b, 0 * weight), a, "Weight 0 is a.")
         close(slerp(a, b, 0 * weight + 1), b, "Weight 1 is b.")

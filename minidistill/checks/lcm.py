@@ -6,13 +6,21 @@ import math
 import torch
 
 from minidistill import lcm
-from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
+from minidistill.checks import (
+    accepts,
+    close,
+    close_in_float32,
+    column,
+    exact,
+    explained,
+    one_bad,
+    recorded,
+    refuses,
+)
 from minidistill.checks.phased import (
-    DIGITS,
     DIMS,
     DOUBLE,
     NETS,
-    compare,
     float32_numbers,
     huber,
     likely_distances,
@@ -82,24 +90,24 @@ def check_lcm_scalings(lcm_scalings=lcm.lcm_scalings, seed: int = 0) -> None:
         form = lambda u: (0.25 / (u**2 + 0.25), u / (u**2 + 0.25).sqrt())
         right = (skip, out) if scaling is None else form(f * index)
         likely = [
-            (form(index / f), "The index is multiplied by scaling, not divided."),
-            (form(f * index / 1000), "By index, from 0 to 999, not by a time from 0 to 1."),
-            (form(f * (index + 1)), "Index 0 is the boundary: no + 1."),
-            (form(10 * index), "scaling is ignored."),
-            (form(f * index)[::-1], "First c_skip, which is 1 at index 0, then c_out."),
-            ((right[0], 0.5 * right[1]), "c_out has no factor 0.5, which is EDM's data_std."),
-            ((right[0], right[1] ** 2), "c_out has the root, u / sqrt(u^2 + 0.25): c_skip + c_out^2 = 1."),
-            ((right[0], 1 - right[0]), "c_skip + c_out^2 = 1, not c_skip + c_out."),
-            ((right[0] ** 0.5, right[1]), "c_skip has no root: 0.25 / (u^2 + 0.25)."),
-            ((right[0] * 4, right[1]), "c_skip is 1 at index 0: 0.25 above, too."),
+            ("The index is multiplied by scaling, not divided.", form(index / f)),
+            ("By index, from 0 to 999, not by a time from 0 to 1.", form(f * index / 1000)),
+            ("Index 0 is the boundary: no + 1.", form(f * (index + 1))),
+            ("scaling is ignored.", form(10 * index)),
+            ("First c_skip, which is 1 at index 0, then c_out.", form(f * index)[::-1]),
+            ("c_out has no factor 0.5, which is EDM's data_std.", (right[0], 0.5 * right[1])),
+            ("c_out has the root, u / sqrt(u^2 + 0.25): c_skip + c_out^2 = 1.", (right[0], right[1] ** 2)),
+            ("c_skip + c_out^2 = 1, not c_skip + c_out.", (right[0], 1 - right[0])),
+            ("c_skip has no root: 0.25 / (u^2 + 0.25).", (right[0] ** 0.5, right[1])),
+            ("c_skip is 1 at index 0: 0.25 above, too.", (right[0] * 4, right[1])),
             (
-                (1 / ((f * index) ** 2 + 1), f * index / ((f * index) ** 2 + 1).sqrt()),
                 "data_std^2 is 0.25, not 1.",
+                (1 / ((f * index) ** 2 + 1), f * index / ((f * index) ** 2 + 1).sqrt()),
             ),
         ]
         hint = "c_skip = 0.25 / (u^2 + 0.25) and c_out = u / sqrt(u^2 + 0.25), u = scaling index."
         both = torch.stack([c_skip, c_out])
-        compare(both, torch.stack(right), hint, [(torch.stack(w), why) for w, why in likely], 1e-9)
+        explained(both, torch.stack(right), hint, [(why, torch.stack(w)) for why, w in likely], 1e-9)
         close(c_skip, right[0], "c_skip is small, but not nothing: more digits.", 0.0, 1e-9)
         low = lcm_scalings(index.float(), f)
         for c, wanted, name in zip(low, right, ("c_skip", "c_out")):
@@ -127,20 +135,20 @@ def check_lcm_function(lcm_function=lcm.lcm_function, seed: int = 0) -> None:
         f = lcm_function(recorded(student, asked), table)
         found = accepts(lambda: f(z, t), f"t = {t.tolist()} with table = {table}")
         close(asked[0][0], z, "The network is asked at z itself.")
-        compare(
-            asked[0][1], t, "The network is asked at t.", [(index.double(), "At the time t, not the index.")]
+        explained(
+            asked[0][1], t, "The network is asked at t.", [("At the time t, not the index.", index.double())]
         )
         likely = (
-            (student(z, t), "Without the scalings: f is not x_hat, at index 0 it is z."),
+            ("Without the scalings: f is not x_hat, at index 0 it is z.", student(z, t)),
             (
-                f_by_hand(student, z, t, (table * t).floor() - 1),
                 "Round 1000 t to the nearest: floor loses one.",
+                f_by_hand(student, z, t, (table * t).floor() - 1),
             ),
-            (f_by_hand(student, z, t, 1000 * t - 1), "table is ignored: the index is table t - 1."),
-            (f_by_hand(student, z, t, table * t), "The index is table t - 1, for indices count from 0."),
-            (f_by_hand(student, z, t, t), "The scalings want the index, table t - 1, not the time."),
+            ("table is ignored: the index is table t - 1.", f_by_hand(student, z, t, 1000 * t - 1)),
+            ("The index is table t - 1, for indices count from 0.", f_by_hand(student, z, t, table * t)),
+            ("The scalings want the index, table t - 1, not the time.", f_by_hand(student, z, t, t)),
         )
-        compare(found, right, "f = c_skip z + c_out x_hat, by the index table t - 1, rounded.", likely)
+        explained(found, right, "f = c_skip z + c_out x_hat, by the index table t - 1, rounded.", likely)
         assert torch.equal(found[:1], z[:1]), "At index 0, f(z) = z."
         # float32 and float64 times stand for one index; the identity is exact in both
         low = f(z.float(), t)
@@ -198,48 +206,48 @@ def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
             assert times == 1, f"Each network is asked once, for the whole batch; the {name} {times} times."
         for name in ("student", "teacher"):
             likely = (
-                (s, f"The {name} is asked at t, not at s."),
-                (index.double(), "Asked at the time (index + 1) / table, not at the index."),
-                (index / table, "Index i is the time (i + 1) / table: + 1 is missing."),
-                ((index + 1).double() / 1000, "table is ignored: t = (index + 1) / table."),
+                (f"The {name} is asked at t, not at s.", s),
+                ("Asked at the time (index + 1) / table, not at the index.", index.double()),
+                ("Index i is the time (i + 1) / table: + 1 is missing.", index / table),
+                ("table is ignored: t = (index + 1) / table.", (index + 1).double() / 1000),
             )
-            compare(asked[name][0][1], t, f"The {name} is asked at t = (index + 1) / table.", likely)
+            explained(asked[name][0][1], t, f"The {name} is asked at t = (index + 1) / table.", likely)
             likely = (
-                (B * x + A * eps, "Noise and data are exchanged: z_t = alpha x + sigma eps."),
-                (a * x + b * eps, f"The {name} is asked at z_t, not at z_s."),
+                ("Noise and data are exchanged: z_t = alpha x + sigma eps.", B * x + A * eps),
+                (f"The {name} is asked at z_t, not at z_s.", a * x + b * eps),
             )
-            compare(asked[name][0][0], z, f"The {name} is asked at z_t = alpha x + sigma eps.", likely)
+            explained(asked[name][0][0], z, f"The {name} is asked at z_t = alpha x + sigma eps.", likely)
         x_hat = teacher(z, t)
         step = lambda x_hat, a, b: a * x_hat + b * (z - A * x_hat) / B
         z_s = step(x_hat, a, b)
         one = [column(c, x) for c in schedule(((index - 1).clamp(min=0) + 1).double() / table)]
         likely = (
-            (z, "The target is asked at z_s, after the teacher's step, not at z_t."),
-            (a * x + b * eps, "z_s comes from the teacher's step, not from the data and the noise."),
-            (step(x_hat, *one), f"The teacher's step goes over k = {k} levels, not over one."),
-            (step(student(z, t), a, b), "The small step is the teacher's, not the student's."),
-            (a * x_hat + b * eps, "DDIM keeps the noise that x_hat implies, not eps."),
+            ("The target is asked at z_s, after the teacher's step, not at z_t.", z),
+            ("z_s comes from the teacher's step, not from the data and the noise.", a * x + b * eps),
+            (f"The teacher's step goes over k = {k} levels, not over one.", step(x_hat, *one)),
+            ("The small step is the teacher's, not the student's.", step(student(z, t), a, b)),
+            ("DDIM keeps the noise that x_hat implies, not eps.", a * x_hat + b * eps),
         )
         hint = f"The target is asked where the teacher's DDIM step over {k} levels lands, or at index 0."
-        compare(asked["target"][0][0], z_s, hint, likely, 1e-9)
-        likely = ((t, "The target is asked at s, where z_s is, not at t."),)
-        compare(asked["target"][0][1], s, "The target is asked at s = (index - k + 1) / table.", likely)
+        explained(asked["target"][0][0], z_s, hint, likely, 1e-9)
+        likely = (("The target is asked at s, where z_s is, not at t.", t),)
+        explained(asked["target"][0][1], s, "The target is asked at s = (index - k + 1) / table.", likely)
 
         wanted = f_by_hand(target, z_s, s, earlier)
         d = f_by_hand(student, z, t, index) - wanted
         half = lambda net, z, t, i: f_by_hand(lambda z, t: 0.5 * net(z, t), z, t, i)
         likely = [
-            (huber(other, c), sentence)
-            for other, sentence in (
-                (student(z, t) - target(z_s, s), "At both ends f = c_skip z + c_out x_hat: no scalings?"),
-                (d + wanted - target(z_s, s), "f at the target's end, too: at index 0 it is z_s."),
-                (d + wanted - f_by_hand(target, z_s, s, index), "The target's scalings belong to index - k."),
-                (d + wanted - z_s, "The target is f(z_s), not z_s."),
-                (half(student, z, t, index) - half(target, z_s, s, earlier), "c_out has no factor 0.5."),
+            (sentence, huber(other, c))
+            for sentence, other in (
+                ("At both ends f = c_skip z + c_out x_hat: no scalings?", student(z, t) - target(z_s, s)),
+                ("f at the target's end, too: at index 0 it is z_s.", d + wanted - target(z_s, s)),
+                ("The target's scalings belong to index - k.", d + wanted - f_by_hand(target, z_s, s, index)),
+                ("The target is f(z_s), not z_s.", d + wanted - z_s),
+                ("c_out has no factor 0.5.", half(student, z, t, index) - half(target, z_s, s, earlier)),
             )
         ]  # fmt: skip
         likely += likely_distances(d, c)
-        compare(loss, huber(d, c), "f(student, z_t) - f(target, z_s), then Huber's distance.", likely, 1e-9)
+        explained(loss, huber(d, c), "f(student, z_t) - f(target, z_s), then Huber's distance.", likely, 1e-9)
 
         assert loss.requires_grad, "The gradient must flow through the student: no_grad for the target alone."
         grads = dict(zip(NETS, torch.autograd.grad(loss.sum(), list(knobs.values()), allow_unused=True)))
@@ -296,25 +304,25 @@ def check_guidance_embedding(guidance_embedding=lcm.guidance_embedding, seed: in
         e = i / (h - 1)
         right, angles = form(w, e), 1000 * w[:, None] * 10_000**-e
         likely = (
-            (form(w, e, 1.0), "The factor 1000 is missing: sin and cos of 1000 w."),
-            (1000 * form(w, e, 1.0), "The factor 1000 belongs inside: sin(1000 w), not 1000 sin(w)."),
-            (form(w + 1, e), "w is told as it is, not the scale, w + 1."),
-            (form(w - 1, e), "w is told as it is: no - 1."),
-            (form(w, i / h), "i / (h - 1): the last frequency is 1 / 10000, which i / h does not reach."),
-            (form(w, (i + 1) / h), "The first frequency is 1: i = 0."),
-            (form(w, e.flip(0)), "The frequencies fall, from 1 to 1 / 10000."),
-            (form(w, -e), "The frequencies fall, from 1 to 1 / 10000: a minus sign."),
-            (form(w, e, base=1000.0), "The last frequency is 1 / 10000, not 1 / 1000."),
-            (form(w, e, base=10_000 ** (1 / math.log(10))), "ln is the natural logarithm, not log10."),
-            (form(w, e, base=10_000 ** (1 / math.log(2))), "ln is the natural logarithm, not log2."),
-            (form(w, e, 2000 * math.pi), "1000 w are radians: no 2 pi."),
-            (form(w, -torch.log(1 - 0.9999 * e) / math.log(10_000)), "The frequencies fall by one factor."),
-            (right.roll(h, 1), "All sines first, then all cosines."),
+            ("The factor 1000 is missing: sin and cos of 1000 w.", form(w, e, 1.0)),
+            ("The factor 1000 belongs inside: sin(1000 w), not 1000 sin(w).", 1000 * form(w, e, 1.0)),
+            ("w is told as it is, not the scale, w + 1.", form(w + 1, e)),
+            ("w is told as it is: no - 1.", form(w - 1, e)),
+            ("i / (h - 1): the last frequency is 1 / 10000, which i / h does not reach.", form(w, i / h)),
+            ("The first frequency is 1: i = 0.", form(w, (i + 1) / h)),
+            ("The frequencies fall, from 1 to 1 / 10000.", form(w, e.flip(0))),
+            ("The frequencies fall, from 1 to 1 / 10000: a minus sign.", form(w, -e)),
+            ("The last frequency is 1 / 10000, not 1 / 1000.", form(w, e, base=1000.0)),
+            ("ln is the natural logarithm, not log10.", form(w, e, base=10_000 ** (1 / math.log(10)))),
+            ("ln is the natural logarithm, not log2.", form(w, e, base=10_000 ** (1 / math.log(2)))),
+            ("1000 w are radians: no 2 pi.", form(w, e, 2000 * math.pi)),
+            ("The frequencies fall by one factor.", form(w, -torch.log(1 - 0.9999 * e) / math.log(10_000))),
+            ("All sines first, then all cosines.", right.roll(h, 1)),
             (
-                torch.stack([angles.sin(), angles.cos()], 2).flatten(1),
                 "All sines, then all cosines: not in turns.",
+                torch.stack([angles.sin(), angles.cos()], 2).flatten(1),
             ),
-            (torch.cat([angles.sin(), angles.sin()], 1), "The second half are cosines."),
+            ("The second half are cosines.", torch.cat([angles.sin(), angles.sin()], 1)),
         )  # fmt: skip
         found = accepts(lambda: guidance_embedding(w, dim), f"dim = {dim}")
         assert found.shape == (5, dim), (
@@ -322,8 +330,8 @@ def check_guidance_embedding(guidance_embedding=lcm.guidance_embedding, seed: in
         )
         hint = "sin and cos of 1000 w exp(-ln(10000) i / (h - 1)), i = 0 ... h - 1, h = dim / 2."
         if (found - right).abs().max() < 1e-2:  # 1000 w magnifies rounding
-            hint = DIGITS
-        compare(found, right, hint, likely, 1e-8)
+            hint = "Right, but for its digits: compute the frequencies in float64."
+        explained(found, right, hint, likely, 1e-8)
         low = guidance_embedding(w.float(), dim)
         assert low.dtype == torch.float32, (
             f"The embedding has the dtype of w, torch.float32, not {low.dtype}."

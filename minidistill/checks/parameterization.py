@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from minidistill import parameterization
-from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
-from minidistill.checks.schedules import matches
+from minidistill.checks import (
+    accepts,
+    close,
+    close_in_float32,
+    column,
+    exact,
+    explained,
+    one_bad,
+    recorded,
+    refuses,
+)
 from minidistill.parameterization import KINDS
 from minidistill.schedules import cosine, edm, linear_beta, mix, rates, rectified_flow, shifted, sigmoid
 
@@ -113,7 +122,7 @@ def check_convert(convert=parameterization.convert, seed: int = 0) -> None:
             call = lambda: convert(predictions[source], z, t, schedule, source, target)
             found = accepts(call, f"{source} -> {target} on {on}")
             hint = (what + HINTS.get(source, "") + HINTS.get(target, "")).strip()
-            matches(found, predictions[target], hint, likely, tol=1e-8)  # steep schedules lose a few digits
+            explained(found, predictions[target], hint, likely, tol=1e-8)  # steep schedules lose a few digits
     z, t, predictions = known(seed, cosine)
     x, eps, v = (predictions[kind] for kind in ("x", "eps", "v"))
 
@@ -214,8 +223,10 @@ def check_as_denoiser(as_denoiser=parameterization.as_denoiser, seed: int = 0) -
         assert found.shape == expected.shape, f"The shape must be {shapes}. {what}."
         likely = {f"{what}: {sentence}": other for sentence, other in likely.items()}
         inside = {sentence: other[:2] for sentence, other in likely.items()}
-        matches(found[:2], expected[:2], f"{what}.", inside)
-        matches(found, expected, f"{what}, also at t = 1 and t = 0: is an end clamped, or left out?", likely)
+        explained(found[:2], expected[:2], f"{what}.", inside)
+        explained(
+            found, expected, f"{what}, also at t = 1 and t = 0: is an end clamped, or left out?", likely
+        )
 
     def by_hand(z, t, schedule, sd):
         """phi, z / r, F and x_hat."""
@@ -359,7 +370,7 @@ def check_guided(guided=parameterization.guided, seed: int = 0) -> None:
         if isinstance(found, Tensor) and found.shape == z.shape:
             used = (((found - unconditional) * apart).sum() / apart.square().sum()).item()
             likely[f"{what}: here the scale is {round(used, 6):g}."] = unconditional + used * apart
-        matches(found, expected, f"{what}.", likely)
+        explained(found, expected, f"{what}.", likely)
         (slope,) = (
             torch.autograd.grad(found.sum(), weights, allow_unused=True) if found.requires_grad else (None,)
         )
@@ -387,8 +398,8 @@ def check_as_velocity(as_velocity=parameterization.as_velocity, seed: int = 0) -
         found = accepts(lambda: as_velocity(strict)(z, t), "A time from 0.0001 to 1")
         assert asked, "The denoiser must be asked, and it is not."
         points, times = (torch.cat(seen)[-len(z) :] for seen in zip(*asked))
-        matches(points, z, "The denoiser is asked at z itself.")
-        matches(times, t, "The denoiser is asked at t itself.")
+        explained(points, z, "The denoiser is asked at z itself.")
+        explained(times, t, "The denoiser is asked at t itself.")
         what = "The velocity is eps_hat - x_hat = (z - x_hat) / t"
         expected = (z - x_hat) / time
         likely = {
@@ -401,8 +412,8 @@ def check_as_velocity(as_velocity=parameterization.as_velocity, seed: int = 0) -
         if dims == (4, 4, 4):
             likely[f"{what}: here t is broadcast along the width."] = (z - x_hat) / t
         assert found.shape == z.shape, f"The shape must be {tuple(z.shape)}, and is {tuple(found.shape)}."
-        matches(found[:3], expected[:3], f"{what}.", {sentence: v[:3] for sentence, v in likely.items()})
-        matches(found[3], expected[3], f"{what}, also at t = 0.0001: a small time is not clamped.")
+        explained(found[:3], expected[:3], f"{what}.", {sentence: v[:3] for sentence, v in likely.items()})
+        explained(found[3], expected[3], f"{what}, also at t = 0.0001: a small time is not clamped.")
         slope = (
             torch.autograd.grad(found.sum(), weight, allow_unused=True)[0] if found.requires_grad else None
         )

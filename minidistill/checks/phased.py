@@ -11,37 +11,28 @@ import torch
 from torch import Tensor
 
 from minidistill import phased
-from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
+from minidistill.checks import (
+    accepts,
+    close,
+    close_in_float32,
+    column,
+    exact,
+    explained,
+    one_bad,
+    recorded,
+    refuses,
+)
 from minidistill.checks.oracle import mixture
 from minidistill.schedules import rectified_flow
 
 DOUBLE = torch.float64
 FLOATS = (DOUBLE, torch.float32)
 HALF = 0.5 - 1e-9  # just below a number that is exact in every dtype
-DIGITS = "Right, but for its digits: something is float32, as torch.tensor(0.6) is, where float64 is given."
 
 
 def shift(u: Tensor, a: float) -> Tensor:
     """a u / (1 + (a - 1) u), as it is written in the papers."""
     return a * u / (1 + (a - 1) * u)
-
-
-def same(found, expected: Tensor) -> bool:
-    """Whether it is a tensor of the same shape and, up to the digits of float32, the same numbers."""
-    return (
-        isinstance(found, Tensor)
-        and found.shape == expected.shape
-        and torch.allclose(found.to(DOUBLE), expected.to(DOUBLE), rtol=1e-6, atol=1e-6, equal_nan=True)
-    )
-
-
-def compare(found, expected: Tensor, hint: str, likely=(), tol: float = 1e-10) -> None:
-    """close, with the sentence of the mistake whose result was found, from pairs (result, sentence)."""
-    if same(found, expected):
-        hint = DIGITS
-    else:
-        hint = next((sentence for wrong, sentence in likely if same(found, wrong)), hint)
-    close(found, expected, hint, tol)
 
 
 def check_parse_plan(parse_plan=phased.parse_plan, seed: int = 0) -> None:
@@ -138,15 +129,15 @@ def check_phase_grid(phase_grid=phased.phase_grid, seed: int = 0) -> None:
         assert grid[0] == 0, f"From exactly 0, the data, rising: the first level is {grid[0]:g}."
         assert grid[-1] == 1, f"To exactly 1, the noise: the last level is {grid[-1]:g}."
         likely = (
-            (u, "The shift is ignored."),
-            (shift(right, a), "Shifted twice."),
+            ("The shift is ignored.", u),
+            ("Shifted twice.", shift(right, a)),
             (
-                shift(u, 1 / a),
                 "The shift is inverted: with a shift above 1 most levels lie near 1, the noise.",
+                shift(u, 1 / a),
             ),
         )
         hint = f"Level i is a u / (1 + (a - 1) u), u = i / n: n = {n}, a = {a:g}."
-        compare(grid, right, hint, likely, 1e-10 if dtype == DOUBLE else 1e-6)
+        explained(grid, right, hint, likely, 1e-10 if dtype == DOUBLE else 1e-6)
     close(phase_grid(7), torch.linspace(0, 1, 8), "Without a shift the levels are even.", 1e-6)
     assert phase_grid(7).dtype == torch.get_default_dtype(), "Without dtype= it is torch's default."
     # FastVideo's inference, 6 steps and shift 17
@@ -178,20 +169,20 @@ def check_linear_quadratic_grid(linear_quadratic_grid=phased.linear_quadratic_gr
         assert grid.shape == (n + 1,), f"{n} steps lie between {n + 1} levels, got {tuple(grid.shape)}."
         assert grid[0] == 0 and grid[-1] == 1, "From exactly 0, the data, rising to exactly 1, the noise."
         likely = (
-            (bent(0.025, 0.5), "threshold and linear are ignored."),
-            (bent(0.025, linear), "threshold is ignored."),
-            (bent(threshold, 0.5), "linear is ignored."),
+            ("threshold and linear are ignored.", bent(0.025, 0.5)),
+            ("threshold is ignored.", bent(0.025, linear)),
+            ("linear is ignored.", bent(threshold, 0.5)),
             (
-                torch.where(near, line, (1 - threshold) * (1 - w)),
                 "Two lines meet in a corner: beyond the joint a parabola of the same slope.",
+                torch.where(near, line, (1 - threshold) * (1 - w)),
             ),
             (
-                torch.where(near, line, (1 - threshold) * (1 - w**2)),
                 "At the joint the slope jumps: the parabola does not start flat, but as steep as the line.",
+                torch.where(near, line, (1 - threshold) * (1 - w**2)),
             ),
         )
         hint = "1 - slope u up to u = linear, slope = threshold / linear; less (1 - slope) w^2 beyond."
-        compare(grid, bent(threshold, linear), hint, likely, 1e-10 if dtype == DOUBLE else 1e-6)
+        explained(grid, bent(threshold, linear), hint, likely, 1e-10 if dtype == DOUBLE else 1e-6)
     close(
         linear_quadratic_grid(40, dtype=DOUBLE),
         linear_quadratic_grid(40, 0.025, 0.5, dtype=DOUBLE),
@@ -215,14 +206,14 @@ def check_phase_edges(phase_edges=phased.phase_edges, seed: int = 0) -> None:
         grid, k = shift(torch.linspace(0, 1, n + 1, dtype=dtype), 3.0), n // phases
         edges = accepts(lambda: phase_edges(grid, phases), f"{phases} phases on a grid of {n} steps")
         likely = (
-            (grid[::k][:-1], "The last edge is 1, where the noise is."),
-            (grid[::k][1:], "The first edge is 0, where the data is."),
-            (grid[::k].flip(0), "Edges rise."),
-            (grid[[0, -1]], "phases is ignored: there are as many pieces as phases."),
-            (torch.linspace(0, 1, phases + 1), "Edges are levels of the grid, which need not be even."),
+            ("The last edge is 1, where the noise is.", grid[::k][:-1]),
+            ("The first edge is 0, where the data is.", grid[::k][1:]),
+            ("Edges rise.", grid[::k].flip(0)),
+            ("phases is ignored: there are as many pieces as phases.", grid[[0, -1]]),
+            ("Edges are levels of the grid, which need not be even.", torch.linspace(0, 1, phases + 1)),
         )
         hint = f"{phases} phases have {phases + 1} edges: every (n / phases)-th level of the grid, both ends."
-        compare(edges, grid[::k], hint, likely)
+        explained(edges, grid[::k], hint, likely)
         assert edges.dtype == dtype, f"Edges have the dtype of the grid, {dtype}, not {edges.dtype}."
     grid = torch.linspace(0, 1, 51, dtype=DOUBLE)
     for phases in (3, 4, 8, 49):
@@ -264,26 +255,26 @@ def check_phase_end(phase_end=phased.phase_end, seed: int = 0) -> None:
         assert isinstance(end, Tensor) and end.shape == t.shape, "One end for each time: a tensor (b,)."
         likely = (
             (
-                torch.stack([edges[edges <= u].max() for u in t]),
                 "An edge itself belongs to the phase below it: strictly below t, edges < t.",
+                torch.stack([edges[edges <= u].max() for u in t]),
             ),
-            (edges[number], "This is the edge above t, or t itself: a jump ends below."),
+            ("This is the edge above t, or t itself: a jump ends below.", edges[number]),
             (
-                edges[0].expand_as(t),
                 "The jump does not always go to the first edge: it ends at the next below.",
+                edges[0].expand_as(t),
             ),
-            (edges[(number - 2).clamp(min=0)], "One edge too far down: the largest of those below t."),
+            ("One edge too far down: the largest of those below t.", edges[(number - 2).clamp(min=0)]),
             (
-                edges[(edges - t[:, None]).abs().argmin(1)],
                 "This is the nearest edge, which may lie above: it must be below t.",
+                edges[(edges - t[:, None]).abs().argmin(1)],
             ),
-            ((number - 1).to(DOUBLE), "This is the number of the edge: return its time, edges[number]."),
-            (expected.sort().values, "The ends come in the order of t, which is not sorted."),
+            ("This is the number of the edge: return its time, edges[number].", (number - 1).to(DOUBLE)),
+            ("The ends come in the order of t, which is not sorted.", expected.sort().values),
         )
         hint = (
             "The largest edge strictly below t, wherever the edges lie; 1e-9 above an edge is not that edge."
         )
-        compare(end, expected, hint, likely)
+        explained(end, expected, hint, likely)
     for low, high in ((torch.float32, DOUBLE), (DOUBLE, torch.float32), (torch.float32, torch.float32)):
         t, edges = exact(1.0, 0.25, 0.3, 0.5, 0.75).to(low), dyadic.to(high)
         end = phase_end(t, edges)
@@ -307,25 +298,25 @@ def check_grid_stops(grid_stops=phased.grid_stops, seed: int = 0) -> None:
         index = [*(n - k * n // steps for k in range(steps)), 0]
         down = [(steps - k) * n // steps for k in range(steps + 1)]
         likely = (
-            (grid[index].flip(0), "Stops fall, from 1, where the noise is, to 0."),
-            (grid[index[:-1]], "The last stop is 0, where the data is: steps + 1 stops."),
-            (grid[down], "Rounded towards the data: stop k is level n - floor(k n / steps), towards noise."),
+            ("Stops fall, from 1, where the noise is, to 0.", grid[index].flip(0)),
+            ("The last stop is 0, where the data is: steps + 1 stops.", grid[index[:-1]]),
+            ("Rounded towards the data: stop k is level n - floor(k n / steps), towards noise.", grid[down]),
             (
-                shift(torch.linspace(1, 0, steps + 1, dtype=DOUBLE), a),
                 "Stops are levels of the training grid; these lie between them.",
+                shift(torch.linspace(1, 0, steps + 1, dtype=DOUBLE), a),
             ),
             (
-                grid[[round(n - k * n / steps) for k in range(steps + 1)]],
                 "Rounded to the nearest level: stop k is level n - floor(k n / steps), towards noise.",
+                grid[[round(n - k * n / steps) for k in range(steps + 1)]],
             ),
             (
-                grid[[n - k * (n // steps) for k in range(steps)] + [0]],
                 "n // steps is rounded before it is multiplied: floor(k n / steps).",
+                grid[[n - k * (n // steps) for k in range(steps)] + [0]],
             ),
         )
         hint = f"Stop k is level n - floor(k n / steps), the last one level 0: {steps} steps on {n} levels."
         stops = accepts(lambda: grid_stops(grid, steps), f"{steps} steps on a grid of {n}")
-        compare(stops, grid[index], hint, likely)
+        explained(stops, grid[index], hint, likely)
         assert stops.dtype == dtype, f"Stops have the dtype of the grid, {dtype}, not {stops.dtype}."
     grid = torch.linspace(0, 1, 51, dtype=DOUBLE)
     for steps in (0, -1, 2.5, 51, math.nan):
@@ -357,30 +348,32 @@ def check_flow_matching_loss(flow_matching_loss=phased.flow_matching_loss, seed:
         assert len(asked) == 1, f"The network is asked once, not {len(asked)} times."
         likely = (
             (
-                column(t, x) * x + (1 - column(t, x)) * eps,
                 "Noise and data are exchanged: at t = 1 only noise.",
+                column(t, x) * x + (1 - column(t, x)) * eps,
             ),
-            (x + column(t, x) * eps, "The data fades, too: (1 - t) x, not x."),
+            ("The data fades, too: (1 - t) x, not x.", x + column(t, x) * eps),
         )
-        compare(asked[0][0], z, "The network is asked at z = (1 - t) x + t eps.", likely)
-        likely = ((1000 * t, "The network is asked at t itself, from 0 to 1, not at 1000 t."),)
-        compare(asked[0][1], t, "The network is asked at t.", likely)
+        explained(asked[0][0], z, "The network is asked at z = (1 - t) x + t eps.", likely)
+        likely = (("The network is asked at t itself, from 0 to 1, not at 1000 t.", 1000 * t),)
+        explained(asked[0][1], t, "The network is asked at t.", likely)
         assert loss.shape == (4,), "One loss for each sample, (b,): the mean is over all axes but the first."
         per = lambda d: d.flatten(1).mean(1)
         d = student(z, t) - (eps - x)
         likely = (
             (
-                per((student(z, t) + eps - x) ** 2),
                 "The velocity leads from data to noise: eps - x, not x - eps.",
+                per((student(z, t) + eps - x) ** 2),
             ),
-            (per((student(z, t) - eps) ** 2), "The network predicts the velocity eps - x, not the noise."),
-            (per((student(z, t) - x) ** 2), "The network predicts the velocity eps - x, not the data."),
-            (per(d.abs()), "The squared distance, not the absolute one."),
-            (per(d**2) / 2, "The squared distance, not half of it."),
-            (per(d**2) * d[0].numel(), "The mean over the numbers of a sample, not the sum."),
-            (per(d**2).sqrt(), "The squared distance, without a root."),
+            ("The network predicts the velocity eps - x, not the noise.", per((student(z, t) - eps) ** 2)),
+            ("The network predicts the velocity eps - x, not the data.", per((student(z, t) - x) ** 2)),
+            ("The squared distance, not the absolute one.", per(d.abs())),
+            ("The squared distance, not half of it.", per(d**2) / 2),
+            ("The mean over the numbers of a sample, not the sum.", per(d**2) * d[0].numel()),
+            ("The squared distance, without a root.", per(d**2).sqrt()),
         )
-        compare(loss, per(d**2), "The velocity is eps - x; squares, then the mean per sample: (b,).", likely)
+        explained(
+            loss, per(d**2), "The velocity is eps - x; squares, then the mean per sample: (b,).", likely
+        )
         right = torch.autograd.grad(per((student(knob * z, t) - (eps - x)) ** 2).sum(), knob)[0]
         assert loss.requires_grad, "The gradient must reach the network: no detach and no no_grad here."
         close(torch.autograd.grad(loss.sum(), knob)[0], right, "The gradient is that of the square.", 1e-9)
@@ -414,12 +407,12 @@ def check_jump(jump=phased.jump, seed: int = 0) -> None:
         step = column(s - t, z)
         found = accepts(lambda: jump(v, z, t, s), f"t = {t.tolist()} and s = {s.tolist()}")
         likely = (
-            (z - step * v, "The step to the cleaner s is negative: s - t, not t - s."),
-            (z + v, "The velocity is multiplied by the length s - t."),
-            (z - column(t, z) * v, "The jump ends at s, not at 0."),
-            (step * v, "The jump starts at z."),
+            ("The step to the cleaner s is negative: s - t, not t - s.", z - step * v),
+            ("The velocity is multiplied by the length s - t.", z + v),
+            ("The jump ends at s, not at 0.", z - column(t, z) * v),
+            ("The jump starts at z.", step * v),
         )
-        compare(found, z + step * v, "z + (s - t) velocity, sample by sample.", likely)
+        explained(found, z + step * v, "z + (s - t) velocity, sample by sample.", likely)
         slope = torch.autograd.grad(found.sum(), v)[0] if found.requires_grad else 0 * z
         close(slope, step.expand_as(z), "The gradient flows through the velocity: no detach.")
         v = v.detach()
@@ -458,21 +451,21 @@ def huber(d: Tensor, c: float) -> Tensor:
     return ((d**2 + c**2).sqrt() - c).flatten(1).mean(1)
 
 
-def likely_distances(d: Tensor, c: float) -> list[tuple[Tensor, str]]:
+def likely_distances(d: Tensor, c: float) -> list[tuple[str, Tensor]]:
     """What is found in the place of huber(d, c)."""
     squares = d.flatten(1).square()
     return [
-        (squares.mean(1), "Squares in place of Huber's distance: sqrt(d^2 + c^2) - c."),
-        (squares.mean(1) / 2, "Squares in place of Huber's distance: sqrt(d^2 + c^2) - c."),
-        (huber(d, 0.0), "c is ignored: sqrt(d^2 + c^2) - c, not the absolute value."),
-        (huber(d, 1e-3), "huber_c is ignored: it is an argument, not always 1e-3."),
-        (huber(d, c) + c, "Without - c: a perfect student would not have loss 0."),
-        (huber(d, c**0.5) + c**0.5 - c, "c in place of its square: sqrt(d^2 + c^2) - c."),
-        (huber(d, c**0.5), "c in place of its square: sqrt(d^2 + c^2) - c."),
-        (huber(d, c) * c, "One factor c too many: sqrt(d^2 + c^2) - c."),
-        (huber(d, c) * d[0].numel(), "The mean over the numbers of a sample, not the sum."),
-        ((squares.sum(1) + c**2).sqrt() - c, "One norm over the sample: the root is of each number."),
-        ((squares.mean(1) + c**2).sqrt() - c, "The mean inside the root: the root is of each number."),
+        ("Squares in place of Huber's distance: sqrt(d^2 + c^2) - c.", squares.mean(1)),
+        ("Squares in place of Huber's distance: sqrt(d^2 + c^2) - c.", squares.mean(1) / 2),
+        ("c is ignored: sqrt(d^2 + c^2) - c, not the absolute value.", huber(d, 0.0)),
+        ("huber_c is ignored: it is an argument, not always 1e-3.", huber(d, 1e-3)),
+        ("Without - c: a perfect student would not have loss 0.", huber(d, c) + c),
+        ("c in place of its square: sqrt(d^2 + c^2) - c.", huber(d, c**0.5) + c**0.5 - c),
+        ("c in place of its square: sqrt(d^2 + c^2) - c.", huber(d, c**0.5)),
+        ("One factor c too many: sqrt(d^2 + c^2) - c.", huber(d, c) * c),
+        ("The mean over the numbers of a sample, not the sum.", huber(d, c) * d[0].numel()),
+        ("One norm over the sample: the root is of each number.", (squares.sum(1) + c**2).sqrt() - c),
+        ("The mean inside the root: the root is of each number.", (squares.mean(1) + c**2).sqrt() - c),
     ]  # fmt: skip
 
 
@@ -515,44 +508,44 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         z = (1 - T) * x + T * eps
         for name in ("student", "teacher"):
             likely = (
-                (s, f"The {name} is asked at t = grid[index], where z_t is, not at s = grid[index - 1]."),
-                (index.to(DOUBLE), f"The {name} is asked at the time grid[index], not at the index itself."),
-                (index / n, f"The {name} is asked at grid[index], not at index / n: levels may be uneven."),
-                (1000 * t, f"The {name} is asked at t itself, from 0 to 1, not at 1000 t."),
+                (f"The {name} is asked at t = grid[index], where z_t is, not at s = grid[index - 1].", s),
+                (f"The {name} is asked at the time grid[index], not at the index itself.", index.to(DOUBLE)),
+                (f"The {name} is asked at grid[index], not at index / n: levels may be uneven.", index / n),
+                (f"The {name} is asked at t itself, from 0 to 1, not at 1000 t.", 1000 * t),
             )
-            compare(asked[name][0][1], t, f"The {name} is asked at t = grid[index].", likely)
+            explained(asked[name][0][1], t, f"The {name} is asked at t = grid[index].", likely)
             likely = (
-                (T * x + (1 - T) * eps, "Noise and data are exchanged: z_t = (1 - t) x + t eps."),
+                ("Noise and data are exchanged: z_t = (1 - t) x + t eps.", T * x + (1 - T) * eps),
                 (
-                    (1 - T**2).sqrt() * x + T * eps,
                     "A straight line from x to eps: (1 - t) x, without a root.",
+                    (1 - T**2).sqrt() * x + T * eps,
                 ),
-                (x + T * eps, "z_t = (1 - t) x + t eps: the data fades, too."),
-                ((1 - S) * x + S * eps, f"The {name} is asked at z_t, not at z_s."),
+                ("z_t = (1 - t) x + t eps: the data fades, too.", x + T * eps),
+                (f"The {name} is asked at z_t, not at z_s.", (1 - S) * x + S * eps),
             )
-            compare(asked[name][0][0], z, f"The {name} is asked at z_t = (1 - t) x + t eps.", likely)
+            explained(asked[name][0][0], z, f"The {name} is asked at z_t = (1 - t) x + t eps.", likely)
         end = torch.stack([edges[edges < u].max() for u in t])
         E, u, v = column(end, x), teacher(z, t), student(z, t)
         z_s = z + (S - T) * u
         likely = (
-            (z, "The target is asked at z_s, after the teacher's step, not at z_t."),
-            ((1 - S) * x + S * eps, "z_s comes from the teacher's step, not from the data and the noise."),
-            (z + (T - S) * u, "The teacher's step goes to the cleaner s: s - t is negative."),
-            (z + (E - T) * u, "The teacher takes one small step, to s, not to the edge."),
-            (z + u, "The teacher's step has the length s - t."),
-            (z + (S - T) * v, "The small step is the teacher's, not the student's."),
-            (z + (S - T) * target(z, t), "The small step is the teacher's, not the target's."),
+            ("The target is asked at z_s, after the teacher's step, not at z_t.", z),
+            ("z_s comes from the teacher's step, not from the data and the noise.", (1 - S) * x + S * eps),
+            ("The teacher's step goes to the cleaner s: s - t is negative.", z + (T - S) * u),
+            ("The teacher takes one small step, to s, not to the edge.", z + (E - T) * u),
+            ("The teacher's step has the length s - t.", z + u),
+            ("The small step is the teacher's, not the student's.", z + (S - T) * v),
+            ("The small step is the teacher's, not the target's.", z + (S - T) * target(z, t)),
         )  # fmt: skip
         hint = (
             "The target is asked where the teacher's small step lands, z_t + (s - t) v_teacher: no new noise."
         )
-        compare(asked["target"][0][0], z_s, hint, likely)
+        explained(asked["target"][0][0], z_s, hint, likely)
         at, inside = asked["target"][0][1], s > 0
         likely = (
-            (t[inside], "The target is asked at s = grid[index - 1], where z_s is, not at t."),
-            (end[inside], "The target is asked at s, where z_s is, not at the edge."),
+            ("The target is asked at s = grid[index - 1], where z_s is, not at t.", t[inside]),
+            ("The target is asked at s, where z_s is, not at the edge.", end[inside]),
         )
-        compare(at[inside], s[inside], "The target is asked at s = grid[index - 1].", likely)
+        explained(at[inside], s[inside], "The target is asked at s = grid[index - 1].", likely)
         hint = "Where s = 0 the target is asked at t, still at z_s. At time 0 some networks divide by 0."
         close(at[~inside], t[~inside], hint)
 
@@ -565,29 +558,29 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         jumps = lambda a, b: (z + (a - T) * v) - (z_s + (b - S) * w)
         along = lambda c: c.expand_as(x) if dims[-1] == n else column(c, x)  # the wrong axis
         likely = [
-            (huber(d, c), sentence)
-            for d, sentence in (
-                (z + (T - E) * v - wanted, "The student's jump goes down: its length is e - t, not t - e."),
-                (landed - z_s + (E - S) * w, "The target's jump goes down: its length is e - s, not s - e."),
-                (z + (T - E) * v - z_s + (E - S) * w, "Both jumps go down: e - t and e - s are negative."),
-                (jumps(zero, zero), "Not to 0: both jumps end at the edge of the phase of t."),
-                (jumps(E, zero), "The target jumps to the same edge as the student, not to 0."),
-                (jumps(zero, E), "The student jumps to the edge of its phase, not to 0."),
-                (jumps(E, own), "The target jumps to the edge of t: with that of s, phases dissolve."),
-                (jumps(own, own), "Both jump to the edge of the phase of t, not to that of s."),
-                (jumps(at_most, at_most), "Strictly below t: from an edge on to the edge below."),
-                (z + along(end - t) * v - wanted, "e - t runs along the wrong axis: one for each sample."),
+            (sentence, huber(d, c))
+            for sentence, d in (
+                ("The student's jump goes down: its length is e - t, not t - e.", z + (T - E) * v - wanted),
+                ("The target's jump goes down: its length is e - s, not s - e.", landed - z_s + (E - S) * w),
+                ("Both jumps go down: e - t and e - s are negative.", z + (T - E) * v - z_s + (E - S) * w),
+                ("Not to 0: both jumps end at the edge of the phase of t.", jumps(zero, zero)),
+                ("The target jumps to the same edge as the student, not to 0.", jumps(E, zero)),
+                ("The student jumps to the edge of its phase, not to 0.", jumps(zero, E)),
+                ("The target jumps to the edge of t: with that of s, phases dissolve.", jumps(E, own)),
+                ("Both jump to the edge of the phase of t, not to that of s.", jumps(own, own)),
+                ("Strictly below t: from an edge on to the edge below.", jumps(at_most, at_most)),
+                ("e - t runs along the wrong axis: one for each sample.", z + along(end - t) * v - wanted),
                 (
-                    z + along(end - t) * v - (z_s + along(end - s) * w),
                     "e - t and e - s run along the wrong axis: one for each sample.",
+                    z + along(end - t) * v - (z_s + along(end - s) * w),
                 ),
-                (landed - z_s, "The target is not z_s everywhere: from there it jumps to the edge, too."),
-                (landed - (z_s + (E - T) * w), "The target's jump starts at s: its length is e - s."),
-                (landed - (z + (E - S) * w), "The target's jump starts from z_s, not from z_t."),
-                (z_s + (E - T) * v - wanted, "The student's jump starts from z_t, not from z_s."),
-                (v - w, "Compare where the jumps land, not the velocities."),
-                ((landed - wanted) / (E - T), "Compare where the jumps land, not slopes: no division."),
-                (landed - wanted.flip(0), "Each sample has its own target."),
+                ("The target is not z_s everywhere: from there it jumps to the edge, too.", landed - z_s),
+                ("The target's jump starts at s: its length is e - s.", landed - (z_s + (E - T) * w)),
+                ("The target's jump starts from z_s, not from z_t.", landed - (z + (E - S) * w)),
+                ("The student's jump starts from z_t, not from z_s.", z_s + (E - T) * v - wanted),
+                ("Compare where the jumps land, not the velocities.", v - w),
+                ("Compare where the jumps land, not slopes: no division.", (landed - wanted) / (E - T)),
+                ("Each sample has its own target.", landed - wanted.flip(0)),
             )
         ]  # fmt: skip
         likely += likely_distances(landed - wanted, c)
@@ -595,7 +588,7 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
             "The student's jump from t and the target's from s end at one edge, the largest strictly below t."
         )
         right = huber(landed - wanted, c)
-        compare(loss, right, hint, likely, 1e-9)
+        explained(loss, right, hint, likely, 1e-9)
 
         # gradients
         assert loss.requires_grad, (
@@ -651,40 +644,40 @@ def sampled(velocity, z: Tensor, stops, shares, generator, dtype=DOUBLE) -> list
     return states
 
 
-def likely_steps(z, v, new, t, s, f) -> list[tuple[Tensor, str]]:
+def likely_steps(z, v, new, t, s, f) -> list[tuple[str, Tensor]]:
     """What is found after one step in the place of (1 - s) x_hat + s (sqrt(1 - f^2) eps_hat + f new)."""
     x_hat, eps_hat, old = z - t * v, z + (1 - t) * v, math.sqrt(1 - f**2)
     noise = old * eps_hat + f * new
     euler = "" if f else " Euler's step is z + (s - t) v."
     step = lambda a, b: (1 - s) * a + s * b
     return [
-        (z + (t - s) * v, "The step goes down: s - t is negative." + euler),
-        (z + v, "The step has the length s - t." + euler),
-        (x_hat, "The next state is at s, not at 0: (1 - s) x_hat + s eps'."),
-        (step(x_hat, eps_hat), "There is no new noise: fresh is ignored."),
-        (step(x_hat, new), "All noise is new: fresh is the share of it, and 0.6 leaves 0.8 of the old."),
-        (step(x_hat, eps_hat + f * new), "Noise on top: of the old keep sqrt(1 - fresh^2)."),
-        (step(x_hat, (1 - f) * eps_hat + f * new), "Of the old noise sqrt(1 - fresh^2), not 1 - fresh."),
-        (step(x_hat, (1 - f**2) * eps_hat + f * new), "Of the old noise sqrt(1 - fresh^2): with the root."),
-        (step(x_hat, f * eps_hat + old * new), "Old and new noise are exchanged: fresh = 0 is Euler."),
-        (step(x_hat, (1 - f) ** 0.5 * eps_hat + f**0.5 * new), "Of the new noise fresh, not its root."),
-        (x_hat + s * noise, "The data fades, too: (1 - s) x_hat, not x_hat."),
-        (x_hat + noise, "The weights of data and noise, 1 - s and s, are missing."),
-        ((1 - s) * x_hat + math.sqrt(s) * noise, "The noise has the size s, not its root."),
-        ((1 - s) * x_hat + s**2 * noise, "The noise has the size s, not its square."),
-        ((1 - s) * x_hat + noise, "The noise has the size s."),
-        ((1 - t) * x_hat + t * noise, "The next state is at s, not at t: (1 - s) x_hat + s eps'."),
-        (s * x_hat + (1 - s) * noise, "Data and noise are exchanged: (1 - s) x_hat + s eps'."),
-        (step(z - v, noise), "x_hat = z - t v: the way back to the data has the length t."),
-        (step(z + t * v, noise), "x_hat = z - t v: minus, back to the data."),
-        (step(z - s * v, noise), "x_hat = z - t v: z is at t, not at s."),
-        (step(z, noise), "x_hat = z - t v is not z itself."),
-        (step(x_hat, old * (z - (1 - t) * v) + f * new), "eps_hat = z + (1 - t) v: plus, on to the noise."),
-        (step(x_hat, old * (z + t * v) + f * new), "eps_hat = z + (1 - t) v: 1 - t is left to the noise."),
-        (step(x_hat, old * (z + (1 - s) * v) + f * new), "eps_hat = z + (1 - t) v: z is at t, not at s."),
-        (step(x_hat, old * (z + v) + f * new), "eps_hat = z + (1 - t) v: 1 - t is left to the noise."),
-        (step(x_hat, old * v + f * new), "eps_hat = z + (1 - t) v: the velocity is not the noise."),
-        (step(x_hat, old * z + f * new), "eps_hat = z + (1 - t) v is not z itself."),
+        ("The step goes down: s - t is negative." + euler, z + (t - s) * v),
+        ("The step has the length s - t." + euler, z + v),
+        ("The next state is at s, not at 0: (1 - s) x_hat + s eps'.", x_hat),
+        ("There is no new noise: fresh is ignored.", step(x_hat, eps_hat)),
+        ("All noise is new: fresh is the share of it, and 0.6 leaves 0.8 of the old.", step(x_hat, new)),
+        ("Noise on top: of the old keep sqrt(1 - fresh^2).", step(x_hat, eps_hat + f * new)),
+        ("Of the old noise sqrt(1 - fresh^2), not 1 - fresh.", step(x_hat, (1 - f) * eps_hat + f * new)),
+        ("Of the old noise sqrt(1 - fresh^2): with the root.", step(x_hat, (1 - f**2) * eps_hat + f * new)),
+        ("Old and new noise are exchanged: fresh = 0 is Euler.", step(x_hat, f * eps_hat + old * new)),
+        ("Of the new noise fresh, not its root.", step(x_hat, (1 - f) ** 0.5 * eps_hat + f**0.5 * new)),
+        ("The data fades, too: (1 - s) x_hat, not x_hat.", x_hat + s * noise),
+        ("The weights of data and noise, 1 - s and s, are missing.", x_hat + noise),
+        ("The noise has the size s, not its root.", (1 - s) * x_hat + math.sqrt(s) * noise),
+        ("The noise has the size s, not its square.", (1 - s) * x_hat + s**2 * noise),
+        ("The noise has the size s.", (1 - s) * x_hat + noise),
+        ("The next state is at s, not at t: (1 - s) x_hat + s eps'.", (1 - t) * x_hat + t * noise),
+        ("Data and noise are exchanged: (1 - s) x_hat + s eps'.", s * x_hat + (1 - s) * noise),
+        ("x_hat = z - t v: the way back to the data has the length t.", step(z - v, noise)),
+        ("x_hat = z - t v: minus, back to the data.", step(z + t * v, noise)),
+        ("x_hat = z - t v: z is at t, not at s.", step(z - s * v, noise)),
+        ("x_hat = z - t v is not z itself.", step(z, noise)),
+        ("eps_hat = z + (1 - t) v: plus, on to the noise.", step(x_hat, old * (z - (1 - t) * v) + f * new)),
+        ("eps_hat = z + (1 - t) v: 1 - t is left to the noise.", step(x_hat, old * (z + t * v) + f * new)),
+        ("eps_hat = z + (1 - t) v: z is at t, not at s.", step(x_hat, old * (z + (1 - s) * v) + f * new)),
+        ("eps_hat = z + (1 - t) v: 1 - t is left to the noise.", step(x_hat, old * (z + v) + f * new)),
+        ("eps_hat = z + (1 - t) v: the velocity is not the noise.", step(x_hat, old * v + f * new)),
+        ("eps_hat = z + (1 - t) v is not z itself.", step(x_hat, old * z + f * new)),
     ]  # fmt: skip
 
 
@@ -714,12 +707,14 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
         # where it asks
         times = exact(*(t[0].item() for _, t in asked))
         likely = (
-            (levels[1:], "The network is asked at t, the noisier end of a step, where z is, not at s."),
-            (1000 * levels[:-1], "The network is asked at t itself, from 0 to 1."),
-            (levels, "One question for each step: nothing is left to ask at the last stop."),
-            (levels[:-2], "The way ends at the last stop: one step for each pair of stops."),
+            ("The network is asked at t, the noisier end of a step, where z is, not at s.", levels[1:]),
+            ("The network is asked at t itself, from 0 to 1.", 1000 * levels[:-1]),
+            ("One question for each step: nothing is left to ask at the last stop.", levels),
+            ("The way ends at the last stop: one step for each pair of stops.", levels[:-2]),
         )
-        compare(times, levels[:-1], "The network is asked once for each step, at its noisier end t.", likely)
+        explained(
+            times, levels[:-1], "The network is asked once for each step, at its noisier end t.", likely
+        )
         close(torch.stack([t for _, t in asked]), levels[:-1, None].expand(-1, 4), "All samples are at t.")
         close(asked[0][0], z, "The first question is asked at the z that is given.")
 
@@ -743,17 +738,17 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
                 hint = "At s = 0 only x_hat = z - t v is left, without noise."
             x_hat, eps_hat = a - t * v, a + (1 - t) * v
             mixed = lambda f, new: (1 - s) * x_hat + s * ((1 - f**2) ** 0.5 * eps_hat + f * new)
-            likely = [(a, "The state stays where it was: from each stop go on from the newest z.")]
+            likely = [("The state stays where it was: from each stop go on from the newest z.", a)]
             likely += [
-                (mixed(f, new), "fresh[0] belongs to stops[1], the first that is arrived at.")
+                ("fresh[0] belongs to stops[1], the first that is arrived at.", mixed(f, new))
                 for f in set(shares) - {share}
             ]
             likely += likely_steps(a, v, new, t, s, share)
             likely += [
-                (mixed(share, last), "The noise of the stop before once more: draw anew for each stop.")
+                ("The noise of the stop before once more: draw anew for each stop.", mixed(share, last))
             ]
             last = new
-            compare(walked[k], path[k + 1], hint, likely, 1e-9)
+            explained(walked[k], path[k + 1], hint, likely, 1e-9)
         assert torch.equal(ours.get_state(), theirs.get_state()), (
             "Draw once for each stop with fresh > 0; not for fresh = 0, and not for a stop at 0."
         )
@@ -844,20 +839,20 @@ def check_tcd_fresh(tcd_fresh=phased.tcd_fresh, seed: int = 0) -> None:
         kept = k * u / stops
         found = accepts(lambda: tcd_fresh(stops, gamma), f"gamma = {gamma:g}")
         likely = (
-            (torch.full_like(stops, gamma), "gamma says how far down, not which share of the noise is new."),
-            ((stops - u) / stops, "gamma says how far down, not which share of the noise is new."),
-            (formula(0.3)[2], "gamma is ignored: it is not always 0.3."),
-            (formula(1 - gamma)[2], "Down to (1 - gamma) s, not to gamma s: gamma = 0 is Euler."),
-            (right * stops, "This is the size of the new noise, c. Its share of all noise at s is c / s."),
-            (kept, "This is the share of the old noise that is left. The new one has the rest, as a square."),
-            (1 - kept, "Independent noises add as squares: the new one is sqrt(1 - kept^2), not 1 - kept."),
-            (1 - kept**2, "The root is missing: shares of size, not of variance."),
-            ((stops**2 - u**2).sqrt() / stops, "On the way up the data shrinks, from 1 - u to 1 - s."),
-            ((1 - k**2).sqrt(), "The old noise at s is k u, not k."),
-            ((1 - (k * u) ** 2).sqrt(), "All noise at s has the size s, not 1: s^2 = (k u)^2 + c^2."),
+            ("gamma says how far down, not which share of the noise is new.", torch.full_like(stops, gamma)),
+            ("gamma says how far down, not which share of the noise is new.", (stops - u) / stops),
+            ("gamma is ignored: it is not always 0.3.", formula(0.3)[2]),
+            ("Down to (1 - gamma) s, not to gamma s: gamma = 0 is Euler.", formula(1 - gamma)[2]),
+            ("This is the size of the new noise, c. Its share of all noise at s is c / s.", right * stops),
+            ("This is the share of the old noise that is left. The new one has the rest, as a square.", kept),
+            ("Independent noises add as squares: the new one is sqrt(1 - kept^2), not 1 - kept.", 1 - kept),
+            ("The root is missing: shares of size, not of variance.", 1 - kept**2),
+            ("On the way up the data shrinks, from 1 - u to 1 - s.", (stops**2 - u**2).sqrt() / stops),
+            ("The old noise at s is k u, not k.", (1 - k**2).sqrt()),
+            ("All noise at s has the size s, not 1: s^2 = (k u)^2 + c^2.", (1 - (k * u) ** 2).sqrt()),
         )
         hint = "s^2 = (k u)^2 + c^2, with u = (1 - gamma) s and k = (1 - s) / (1 - u); the share is c / s."
-        compare(found, right, hint, likely, 1e-9)
+        explained(found, right, hint, likely, 1e-9)
         low = tcd_fresh(stops.float(), gamma)
         assert low.dtype == torch.float32, (
             f"The shares have the dtype of stops, torch.float32, not {low.dtype}."
@@ -895,12 +890,12 @@ def check_exact_student(exact_student=phased.exact_student, seed: int = 0) -> No
         right = (landed - z) / column(end - t, z)
         to_0 = thing.flow_map(z, t, 0 * t, rectified_flow)
         likely = (
-            (-right, "The velocity leads towards noise: (z - landed) / (t - edge)."),
-            ((z - to_0) / column(t, z), "The chord ends at the edge below t, not at 0."),
-            (landed, "A velocity, the slope of the chord, not the point where it ends."),
-            (z - landed, "The slope is divided by the length t - edge."),
+            ("The velocity leads towards noise: (z - landed) / (t - edge).", -right),
+            ("The chord ends at the edge below t, not at 0.", (z - to_0) / column(t, z)),
+            ("A velocity, the slope of the chord, not the point where it ends.", landed),
+            ("The slope is divided by the length t - edge.", z - landed),
         )
-        compare(velocity(z, t), right, "The slope from z to where the ODE meets the edge.", likely, 1e-8)
+        explained(velocity(z, t), right, "The slope from z to where the ODE meets the edge.", likely, 1e-8)
         slopes = [z.clone().requires_grad_() for _ in range(2)]
         hand = (slopes[0] - thing.flow_map(slopes[0], t, end, rectified_flow)) / column(t - end, z)
         wanted = torch.autograd.grad(hand.sum(), slopes[0])[0]
@@ -945,14 +940,14 @@ def check_aged_student(aged_student=phased.aged_student, seed: int = 0) -> None:
             slope = lambda age: (lands(age, z, t) - z) / column(end - t, z)
             likely = (
                 (
-                    teacher(z, t),
                     "This is still the teacher: the age is ignored, or it is asked at one point alone.",
+                    teacher(z, t),
                 ),
-                (slope(age - 1), "One sweep too few: age 1 is one step of the teacher, then straight on."),
-                (slope(age + 1), "One sweep too many: age 1 is one step of the teacher, then straight on."),
+                ("One sweep too few: age 1 is one step of the teacher, then straight on.", slope(age - 1)),
+                ("One sweep too many: age 1 is one step of the teacher, then straight on.", slope(age + 1)),
             )
             hint = "age steps of the teacher on the grid, then straight on to the edge, which is not crossed."
-            compare(made(age)(z, t), slope(age), hint, likely, 1e-9)
+            explained(made(age)(z, t), slope(age), hint, likely, 1e-9)
             close_in_float32(made(age)(z.float(), t.float()), slope(age), "The slope", 1e-4)
         hint = "After n / phases sweeps nothing changes: it stops at the edge of its phase."
         close(made(12 // phases)(z, t), made(40)(z, t), hint, 1e-9)

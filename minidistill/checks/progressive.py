@@ -10,11 +10,21 @@ import torch
 from torch import Tensor
 
 from minidistill import progressive
-from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
+from minidistill.checks import (
+    Likely,
+    accepts,
+    close,
+    close_in_float32,
+    column,
+    exact,
+    explained,
+    one_bad,
+    recorded,
+    refuses,
+)
 from minidistill.schedules import cosine, edm, rectified_flow, sigmoid
 
 Level = tuple[Tensor, Tensor]  # alpha and sigma, each (b,)
-Likely = Iterable[tuple[str, Tensor]]  # wrong answers, each with the sentence that says what is wrong
 
 FORMULAS = {
     "constant": torch.ones_like,
@@ -62,18 +72,6 @@ def two_steps(teacher: Callable, z: Tensor, t: Tensor, n: int, schedule: Callabl
     (alpha_t, sigma_t), (alpha_s, sigma_s) = at(schedule, z, t, s)
     target = (sigma_t * z_s - sigma_s * z) / (alpha_s * sigma_t - alpha_t * sigma_s)
     return m, s, x_1, z_m, x_2, z_s, target
-
-
-def explained(actual: Tensor, expected: Tensor, likely: Likely, hint: str, tol: float = 1e-9) -> None:
-    """close, with the sentence of the likely wrong answer that this is, where it is one."""
-    same = lambda wrong, tol: torch.allclose(actual.to(wrong), wrong, tol, tol)
-    if not same(expected, tol):
-        if same(expected, 1e-5):
-            hint = (
-                f"Right to 1e-5, and no further, for {expected.dtype}: what is computed in a lower precision?"
-            )
-        hint = next((what for what, wrong in likely if same(wrong, tol)), hint)
-    close(actual, expected, hint, tol, tol)
 
 
 # the target
@@ -155,8 +153,8 @@ def check_target(target: Callable, seed: int, tol: float) -> None:
 
         assert len(asked) == 2, f"Two teacher steps ask the teacher twice, not {len(asked)} times."
         (first_z, first_t), (second_z, second_t) = asked
-        explained(first_t, t, (), "The first teacher step starts at t.")
-        explained(first_z, z, (), "The first teacher step starts at z.")
+        explained(first_t, t, "The first teacher step starts at t.", ())
+        explained(first_z, z, "The first teacher step starts at z.", ())
         gap = ((t - second_t) * n).mean()
         close(
             second_t,
@@ -171,7 +169,7 @@ def check_target(target: Callable, seed: int, tol: float) -> None:
             ("The teacher's first step goes to m: yours goes to s.", step(x_1, z, t, s, schedule)),
             ("The schedule is ignored: this is cosine's z_m.", step(x_1, z, t, m, cosine)),
         )  # fmt: skip
-        explained(second_z, z_m, places, "z_m is one DDIM step of the teacher from (z, t) to m: ddim_step.")
+        explained(second_z, z_m, "z_m is one DDIM step of the teacher from (z, t) to m: ddim_step.", places)
 
         first, last = s == 0, t == 1
         inside = ~first & ~last
@@ -182,18 +180,18 @@ def check_target(target: Callable, seed: int, tol: float) -> None:
         assert found[last].isfinite().all(), "Not finite at t = 1, where alpha_t = 0: divide by no alpha_t."
         likely = [(what, wrong[inside]) for what, wrong in likely_targets(found, z, t, n, schedule)]
         hint = "One student step from (z, t) with the target as x_hat must land where two teacher steps land."
-        explained(found[inside], right[inside], likely, hint)
+        explained(found[inside], right[inside], hint, likely)
         likely = (
             ("On the first interval your target is x_1: the whole long chord is the second one.", x_1[first]),
         )
-        explained(found[first], x_2[first], likely, "On the first interval, sigma_s = 0, the target is x_2.")
+        explained(found[first], x_2[first], "On the first interval, sigma_s = 0, the target is x_2.", likely)
         likely = (("At t = 1 your target is x_2: nothing is special there, but at s = 0.", x_2[last]),
                   ("At t = 1 your target is x_1: nothing is special there.", x_1[last]))  # fmt: skip
         explained(
             found[last],
             right[last],
-            likely,
             "At t = 1 one student step must land where two of the teacher do.",
+            likely,
         )
 
     # times that are exact to float32 only, as time_grid's are
@@ -316,7 +314,7 @@ def check_weight(weight=progressive.weight, seed: int = 0) -> None:
             right.clamp(max=most),
         )
         hint = f'"{kind}" is another weight in x space.'
-        explained(found, right, (*likely_weights(kind, lam), capped), hint)
+        explained(found, right, hint, (*likely_weights(kind, lam), capped))
     # what a one-step student is asked: pure noise
     noise, data = exact(-torch.inf, -60.0, -20.0), exact(14.0, 20.0, 60.0)
     for kind, formula in FORMULAS.items():
@@ -527,7 +525,7 @@ def check_progressive_loss(progressive_loss=progressive.progressive_loss, seed: 
         likely = likely_losses(answer.detach(), right, targets, weighting, at_t, others)
         hint = f'"{weighting}": the weight at t times the mean over each sample of (x_hat - target)^2.'
         explained(
-            loss.detach().double(), expected.detach(), likely, hint, 1e-8 if dtype == torch.float64 else 1e-5
+            loss.detach().double(), expected.detach(), hint, likely, 1e-8 if dtype == torch.float64 else 1e-5
         )
         check_gradient(loss, expected, knob)
         leak = torch.autograd.grad(loss.sum(), frozen, allow_unused=True)[0]
@@ -601,7 +599,7 @@ def check_diffusion_loss(diffusion_loss=progressive.diffusion_loss, seed: int = 
         likely = likely_losses(answer.detach(), x, targets, weighting, at_t, others)
         hint = f'"{weighting}": the weight at t times the mean over each sample of (x_hat - x)^2.'
         explained(
-            loss.detach().double(), expected.detach(), likely, hint, 1e-8 if dtype == torch.float64 else 1e-5
+            loss.detach().double(), expected.detach(), hint, likely, 1e-8 if dtype == torch.float64 else 1e-5
         )
         check_gradient(loss, expected, knob)
 

@@ -14,7 +14,17 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from minidistill import pyramid
-from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, recorded, refuses
+from minidistill.checks import (
+    accepts,
+    close,
+    close_in_float32,
+    column,
+    exact,
+    explained,
+    one_bad,
+    recorded,
+    refuses,
+)
 
 DOUBLE = torch.float64
 CUTS = ([0, 0.3, 1], [0, 0.25, 0.6, 1], [0, 1 / 3, 2 / 3, 1])
@@ -58,27 +68,6 @@ def smaller(x: Tensor, times: int, gain: float = 1.0) -> Tensor:
     for _ in range(times):
         x = gain * halved(x)
     return x
-
-
-def near(
-    found: Tensor,
-    right: Tensor,
-    hint: str,
-    likely: dict[str, Tensor] | None = None,
-    tol: float = 1e-10,
-    where: str = "",
-) -> None:
-    """close; the hint is the sentence of the likely mistake whose answer `found` is, where it is one."""
-
-    def same(wrong: Tensor, tol: float) -> bool:
-        return found.shape == wrong.shape and torch.allclose(found.to(wrong), wrong, tol, tol)
-
-    if isinstance(found, Tensor) and not same(right, tol):
-        if same(right, 1e-5):
-            hint = f"Right to five digits, not to ten: is it computed in float32, or is 1e-6 added? {hint}"
-        else:
-            hint = next((why for why, wrong in (likely or {}).items() if same(wrong, 1e-6)), hint)
-    close(found, right, hint + where, tol, tol)
 
 
 def close_gradients(found: Tensor, right: Tensor, inputs: list[Tensor], what: str) -> None:
@@ -170,7 +159,7 @@ def check_stages(stages=pyramid.stages, seed: int = 0) -> None:
                     )
                     likely = {} if hint == first else {why: exact(wrong) for why, wrong in likely.items()}
                     place = f" {where}, stage {i}: {name} {value:.6f}."
-                    near(exact(value), exact(right), hint, likely, 1e-9, place)
+                    explained(exact(value), exact(right), hint, likely, 1e-9, place)
 
             times = [time for stage in found for time in (stage.t_start, stage.t_end)]
             assert all(isinstance(time, Real) for time in times), (
@@ -195,7 +184,7 @@ def check_stages(stages=pyramid.stages, seed: int = 0) -> None:
             }
             hint = "Windows of time share 1 to 0 in proportion to e_i - s_i, in the order of the stages."
             found_windows = exact(*times).reshape(k, 2)
-            near(found_windows, right, hint, likely, 1e-9, f" {where}.")
+            explained(found_windows, right, hint, likely, 1e-9, f" {where}.")
             assert times[0] == 1, f"The first t_start is exactly 1, not {times[0]!r}."
             assert all(a.t_end == b.t_start for a, b in zip(found, found[1:])), (
                 "Windows have no gaps: each t_start is exactly the t_end before it, without rounding."
@@ -236,7 +225,7 @@ def check_down(down=pyramid.down, seed: int = 0) -> None:
             "This is the largest pixel of each block: take the mean.": torch.nn.functional.max_pool2d(x, 2),
         }
         hint = "The mean of each 2x2 block of neighbours, without any other filter."
-        near(found, halved(x), hint, likely)
+        explained(found, halved(x), hint, likely)
         close_gradients(found, halved(x), [x], "down")
     close_in_float32(down(x.detach().float()), halved(x.detach()), "The result of down")
     for shape, what in (((3, 2, 5, 8), "An odd height"), ((3, 2, 4, 7), "An odd width")):
@@ -254,7 +243,7 @@ def check_up(up=pyramid.up, seed: int = 0) -> None:
             "A pixel keeps its value: it is not shared out among the four.": doubled(x) / 4,
         }
         hint = "Each pixel becomes a 2x2 block of its own value."
-        near(found, doubled(x), hint, likely)
+        explained(found, doubled(x), hint, likely)
         close_gradients(found, doubled(x), [x], "up")
     close_in_float32(up(x.detach().float()), doubled(x.detach()), "The result of up")
 
@@ -310,7 +299,7 @@ def check_stage_pair(stage_pair=pyramid.stage_pair, seed: int = 0) -> None:
                 "The data of the end need a weight, e_i.": data,
                 "An end has all the details of its size: here they are blurred.": e * blurred,
             }
-            near(end, e * data, hint, likely)
+            explained(end, e * data, hint, likely)
             hint = (
                 f"{where}without noise, the start is what the stage before knows, enlarged by Up, times s_i."
             )
@@ -325,10 +314,10 @@ def check_stage_pair(stage_pair=pyramid.stage_pair, seed: int = 0) -> None:
                 "The start is one pixel of each block: Down is the mean.": s * doubled(data[..., ::2, ::2]),
                 "The start has no data: what the stage before knows must go on.": 0 * data,
             }  # fmt: skip
-            near(start, s * blurred, hint, likely)
+            explained(start, s * blurred, hint, likely)
             start, end = stage_pair(zero, noise, i, found)
             hint = f"{where}without data, the end is the noise of its size, of variance 1, times 1 - e_i."
-            near(end, (1 - e) * n, hint, noises(1 - e, e))
+            explained(end, (1 - e) * n, hint, noises(1 - e, e))
             hint = f"{where}start and end need the same noise of variance 1, or the way is not straight."
             likely = noises(1 - s, s)
             if i:
@@ -336,7 +325,7 @@ def check_stage_pair(stage_pair=pyramid.stage_pair, seed: int = 0) -> None:
                     1 - s
                 ) * doubled(2 * halved(n))
                 likely["The start has the noise level of the end: 1 - e_i stands for 1 - s_i."] = (1 - e) * n
-            near(start, (1 - s) * n, hint, likely)
+            explained(start, (1 - s) * n, hint, likely)
             for image, expected in zip(pair, right):
                 close(
                     image, expected, f"{where}weights times data and noise, and nothing else: is it clamped?"
@@ -409,7 +398,7 @@ def check_renoise_jump(renoise_jump=pyramid.renoise_jump, seed: int = 0) -> None
                 "z is tiled: copies of a pixel are neighbours.": stage.alpha * low.repeat(1, 1, 2, 2),
                 "z does not enter the jump.": 0 * found,
             }
-            near(found, stage.alpha * doubled(low), hint, likely)
+            explained(found, stage.alpha * doubled(low), hint, likely)
 
             fresh = jump(torch.zeros(len(high), c, h, w, dtype=DOUBLE), high)
             covariance = fresh.flatten(1).T @ fresh.flatten(1) / stage.beta**2
@@ -454,7 +443,7 @@ def check_renoise_jump(renoise_jump=pyramid.renoise_jump, seed: int = 0) -> None
             }
             hint = "Fresh noise has variance beta^2, and covariance -gamma beta^2 inside each block."
             likely = {why: exact(3 * a + b, b - a) / 4 for why, (a, b) in known.items()}
-            near(exact(variance, inside), exact(1, -gamma), hint, likely, 1e-9, numbers + where)
+            explained(exact(variance, inside), exact(1, -gamma), hint, likely, 1e-9, numbers + where)
             wanted = one.to(DOUBLE) - gamma * (block & ~one).to(DOUBLE)
             close(covariance, wanted, hint + numbers + where, 1e-9)
 
@@ -506,7 +495,7 @@ def check_network_time(network_time=pyramid.network_time, seed: int = 0) -> None
             + (1 - u) * (1 - stage.end),
         }
         hint = "From t_start at local time 1 to t_end at 0, along a straight line."
-        near(found, right, hint, likely)
+        explained(found, right, hint, likely)
         close_gradients(found, right, [u], "network_time")
         close_in_float32(network_time(u.detach().float(), stage), right.detach(), "The network's time")
     u = u.detach()
@@ -581,12 +570,12 @@ def asked_where(asked: list, found: list, shares: tuple | None, x: Tensor, noise
             "Local time is reversed: z = u start + (1 - u) end.": point(x, noise, 1 - u, i, found)[0][part],
             "z is the start itself, not z_u.": right + column(1 - u[part], right) * slope,
         }  # fmt: skip
-        near(z, right, "The network is asked at z = u start + (1 - u) end.", likely, where=where)
+        explained(z, right, "The network is asked at z = u start + (1 - u) end.", likely, where=where)
         likely = {
             "The network is told local time: it needs network_time, which tells it the stage.": u[part],
             "Local time is reversed in the network's time.": point(x, noise, 1 - u, i, found)[1][part],
         }
-        near(t, time, "The network is told network_time(u, stage).", likely, where=where)
+        explained(t, time, "The network is told network_time(u, stage).", likely, where=where)
 
 
 def forbidden(sentence: str) -> None:
@@ -664,7 +653,7 @@ def check_pyramid_loss(pyramid_loss=pyramid.pyramid_loss, seed: int = 0) -> None
             "Take the mean for each sample, not over the batch.": right.mean().expand(4),
         }  # fmt: skip
         hint = "The loss is the mean square of answer - (start - end), for each sample."
-        near(loss, right, hint, likely, 1e-9)
+        explained(loss, right, hint, likely, 1e-9)
         close_gradients(loss, right, [weight], "pyramid_loss")
 
         single = x.float(), noise.float(), u, found, shares
@@ -832,7 +821,7 @@ def check_pyramid_sample(pyramid_sample=pyramid.pyramid_sample, seed: int = 0) -
                     - length * slope,
                 }
             clamped = {"z is clamped: nothing is clamped here.": right.clamp(z.min(), z.max())}
-            near(z, right, hint, likely | clamped, 1e-9, where)
+            explained(z, right, hint, likely | clamped, 1e-9, where)
             at = lambda u: torch.full_like(t, stage.t_end + (stage.t_start - stage.t_end) * u)
             likely = {
                 "The network is told local time: it needs network_time(u, stage).": 0 * t + j / n,
@@ -842,7 +831,7 @@ def check_pyramid_sample(pyramid_sample=pyramid.pyramid_sample, seed: int = 0) -
                 "One step is wasted: u is 1, ..., 1 / n, not linspace(1, 0, n).": at((j - 1) / max(1, n - 1)),
                 "The network is told the middle of a step: Euler asks at its noisier end.": at((j - 0.5) / n),
             }
-            near(t, time, "The network is told network_time(u, stage).", likely, where=where)
+            explained(t, time, "The network is told network_time(u, stage).", likely, where=where)
 
         # what comes back
         assert isinstance(result, Tensor), "Without trajectory=True the last image is returned, not a list."
@@ -852,7 +841,7 @@ def check_pyramid_sample(pyramid_sample=pyramid.pyramid_sample, seed: int = 0) -
         }
         hint = "The result is z after the last step, z - velocity / n."
         likely["The last step is not taken."] = wanted[-1][0]
-        near(result, ends[-1], hint, likely, 1e-9)
+        explained(result, ends[-1], hint, likely, 1e-9)
         path = pyramid_sample(net, noise, found, steps, jumps, trajectory=True)
         assert isinstance(path, list | tuple) and len(path) == k, (
             f"trajectory=True returns the list of z at the end of every stage: {k} here."
@@ -866,7 +855,7 @@ def check_pyramid_sample(pyramid_sample=pyramid.pyramid_sample, seed: int = 0) -
                     z.min(), z.max()
                 ),
             }
-            near(z, end, hint, likely, 1e-9)
+            explained(z, end, hint, likely, 1e-9)
         for same in (2, [2] * k):
             found_two = accepts(lambda: pyramid_sample(net, noise, found, same, jumps), f"steps = {same}")
             close(
@@ -904,7 +893,7 @@ def check_pyramid_sample(pyramid_sample=pyramid.pyramid_sample, seed: int = 0) -
         )
         right = by([torch.randn(shape, generator=hand, dtype=DOUBLE) for shape in shapes])
         hint = "Noise is drawn once for each jump, when it comes, with randn_like(up(z), generator)."
-        near(drawn, right, hint, likely, 1e-9)
+        explained(drawn, right, hint, likely, 1e-9)
         assert k == 1 or not torch.equal(mine.get_state(), seeded().get_state()), (
             "The caller's generator does not move on: draw from it, and not from a copy."
         )
@@ -993,7 +982,7 @@ def check_stage_target(stage_target=pyramid.stage_target, seed: int = 0) -> None
                     }
                     close(asked[0][0], z, "The teacher is asked at z first.")
                     hint = "The teacher's first step starts at network_time(u, stage)."
-                    near(asked[0][1], time(u), hint, likely)
+                    explained(asked[0][1], time(u), hint, likely)
                     likely = {
                         "The teacher's second step starts from the middle, not from z again.": z,
                         "The teacher takes whole steps 1 / n: two of 0.5 / n make one of the student's.": z
@@ -1004,7 +993,7 @@ def check_stage_target(stage_target=pyramid.stage_target, seed: int = 0) -> None
                         - (stage.t_start - stage.t_end) * first / (2 * n),
                     }
                     hint = "The teacher's second step starts at z - velocity 0.5 / n."
-                    near(asked[1][0], middle, hint, likely)
+                    explained(asked[1][0], middle, hint, likely)
                     likely = {
                         "The teacher's second step starts half a step later, not at u again.": time(u),
                         "The teacher is asked where its second step ends, not where it starts.": time(
@@ -1013,7 +1002,7 @@ def check_stage_target(stage_target=pyramid.stage_target, seed: int = 0) -> None
                         "The teacher is told local times: it needs network_time(u, stage).": u - 0.5 / n,
                     }
                     hint = "The teacher's second step starts at network_time(u - 0.5 / n, stage)."
-                    near(asked[1][1], time(u - 0.5 / n), hint, likely)
+                    explained(asked[1][1], time(u - 0.5 / n), hint, likely)
                 likely = {
                     "This is the teacher's first answer: the target is the mean of both.": first,
                     "This is the teacher's second answer: the target is the mean of both.": second,
@@ -1022,7 +1011,7 @@ def check_stage_target(stage_target=pyramid.stage_target, seed: int = 0) -> None
                     "This is where the student must land, not the velocity of its step.": z - right / n,
                 }
                 hint = f"z - target / n is where two teacher steps of 0.5 / n land (n = {n})."
-                near(target, right, hint, likely)
+                explained(target, right, hint, likely)
                 short = stage_target(labelled(teacher, "teacher", []), z.float(), u, n, stage, **given)
                 close_in_float32(short, right, "The target")
     weight, leaf = torch.ones((), dtype=DOUBLE, requires_grad=True), z.clone().requires_grad_()
@@ -1102,7 +1091,7 @@ def check_pyramid_distillation_loss(
         hint = (
             "The loss is the mean squared distance to stage_target at local time index / n, for each sample."
         )
-        near(loss, right, hint, likely, 1e-9)
+        explained(loss, right, hint, likely, 1e-9)
         close_gradients(loss, right, [mine], "the student's part of pyramid_distillation_loss")
         (leak,) = torch.autograd.grad(loss.sum(), [taught], allow_unused=True)
         assert leak is None or leak == 0, "No gradient may reach the teacher: its target is a constant."

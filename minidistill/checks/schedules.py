@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from minidistill import schedules
-from minidistill.checks import accepts, close, close_in_float32, column, exact, one_bad, refuses
+from minidistill.checks import (
+    accepts,
+    close,
+    close_in_float32,
+    column,
+    exact,
+    explained,
+    one_bad,
+    refuses,
+)
 
 HALF = torch.pi / 2
 
@@ -15,26 +24,6 @@ HALF = torch.pi / 2
 def times(seed: int, n: int = 7) -> Tensor:
     """n random times strictly inside (0, 1), float64."""
     return 0.02 + 0.96 * torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def matches(
-    found, expected: Tensor, hint: str, likely: dict[str, Tensor] | None = None, tol: float = 1e-10
-) -> None:
-    """close, in float64; the hint becomes the sentence of the likely answer that this is, if it is one."""
-    near = lambda other, tol: torch.allclose(found.double(), other.double(), tol, tol)
-    assert isinstance(found, Tensor), f"A tensor is needed, and this is a {type(found).__name__}. {hint}"
-    assert found.shape == expected.shape, (
-        f"The shape must be {tuple(expected.shape)}, and is {tuple(found.shape)}. {hint}"
-    )
-    nearly = near(expected, 1e-5)
-    if nearly:
-        why = "is float64 computed in float32, a constant rounded, or a small number added?"
-        hint = f"Nearly right: {why} {hint}"
-    for sentence, other in (likely or {}).items():
-        if near(other, 1e-10 if nearly else 1e-6):
-            hint = sentence
-            break
-    close(found, expected, hint, tol, tol)
 
 
 def keeps_float32(found: Tensor, expected: Tensor, what: str) -> None:
@@ -93,7 +82,7 @@ def check_schedule(schedule, t: Tensor, variance_preserving: bool, reaches_noise
         hint = "alpha^2 + sigma^2 must be 1 at every time."
         if torch.allclose(alpha.double() + sigma, torch.ones_like(t)):
             hint += " Here alpha + sigma is: are they the squares, or a straight line?"
-        matches(alpha**2 + sigma**2, torch.ones_like(t), hint)
+        explained(alpha**2 + sigma**2, torch.ones_like(t), hint)
     assert ((alpha / sigma).diff() < 0).all(), "The signal-to-noise ratio must fall at every time."
 
 
@@ -129,7 +118,7 @@ def check_cosine(cosine=schedules.cosine, seed: int = 0) -> None:
         f"{speed}: here it slows down at both ends.": HALF * torch.sin(HALF * t) ** 2,
         f"{speed}, without the offset 0.008 of DDPM's tables.": torch.acos(offset),
     }
-    matches(torch.atan2(sigma, alpha), HALF * t, f"{speed}.", likely)
+    explained(torch.atan2(sigma, alpha), HALF * t, f"{speed}.", likely)
     check_inside(cosine, t)
 
 
@@ -147,7 +136,7 @@ def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
         f"{what}: the slope is 20 - 0.1, not 20.": torch.exp(-0.1 * t - 10 * t**2),
         f"{what}: beta starts at 0.1, not at 0.": torch.exp(-19.9 * t**2 / 2),
     }
-    matches(linear_beta(t)[0] ** 2, torch.exp(-integral), f"{what}.", likely)
+    explained(linear_beta(t)[0] ** 2, torch.exp(-integral), f"{what}.", likely)
     early = torch.tensor([1e-5, 1e-4, 1e-3])
     noise = torch.sqrt(-torch.expm1(-(0.1 * early.double() + 19.9 * early.double() ** 2 / 2)))
     hint = "In float32, 1 - alpha^2 loses the digits of small noise: use expm1, and clamp nothing."
@@ -173,7 +162,7 @@ def check_sigmoid(sigmoid=schedules.sigmoid, seed: int = 0) -> None:
         f"{what}: here it runs from -1 to 1.": rescaled(-1, 1),
         f"{what}: here it is no logistic function, but falls evenly.": 1 - t,
     }
-    matches(sigmoid(t)[0] ** 2, rescaled(-3, 3), f"{what}. It is not about betas.", likely)
+    explained(sigmoid(t)[0] ** 2, rescaled(-3, 3), f"{what}. It is not about betas.", likely)
     check_inside(sigmoid, t)
 
 
@@ -182,8 +171,8 @@ def check_rectified_flow(rectified_flow=schedules.rectified_flow, seed: int = 0)
     t = times(seed)
     check_schedule(rectified_flow, t, variance_preserving=False)
     alpha, sigma = rectified_flow(t)
-    matches(alpha + sigma, torch.ones_like(t), "alpha + sigma must be 1: a straight line, not a circle.")
-    matches(sigma, t, "sigma is t itself: the line is walked at constant speed.")
+    explained(alpha + sigma, torch.ones_like(t), "alpha + sigma must be 1: a straight line, not a circle.")
+    explained(sigma, t, "sigma is t itself: the line is walked at constant speed.")
     check_inside(rectified_flow, t)
 
 
@@ -192,7 +181,7 @@ def check_edm(edm=schedules.edm, seed: int = 0) -> None:
     t = torch.cat([80 * times(seed), exact(0, 1e-4, 0.5, 200)])
     alpha, sigma = edm(t)
     hint = "EDM never scales the signal: alpha is 1, one for each time."
-    matches(alpha, torch.ones_like(t), hint)
+    explained(alpha, torch.ones_like(t), hint)
     likely = {
         "EDM's time is sigma itself, also below 0.002 and above 80: here it is clamped.": t.clamp(0.002, 80),
         "EDM's time is sigma itself, also below 0.002: here it is clamped.": t.clamp(min=0.002),
@@ -202,7 +191,7 @@ def check_edm(edm=schedules.edm, seed: int = 0) -> None:
         "EDM's time is sigma itself: here it is squared.": t**2,
         "EDM's time is sigma itself, not its share of 80.": 80 * t,
     }
-    matches(sigma, t, "EDM's time is sigma itself.", likely)
+    explained(sigma, t, "EDM's time is sigma itself.", likely)
     check_inside(edm, t[:7])
 
 
@@ -247,7 +236,7 @@ def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
         }
         # a loop asks one by one, and who takes alpha first and then sigma asks twice
         seen = torch.cat(asked).sort().values
-        matches(seen[:: max(len(seen) // len(t), 1)], fraction(t, shift), f"{what}.", likely)
+        explained(seen[:: max(len(seen) // len(t), 1)], fraction(t, shift), f"{what}.", likely)
         asked.clear()
         schedule(t.float())
         assert {u.dtype for u in asked} == {torch.float32}, "The schedule is asked in the dtype of t."
@@ -264,7 +253,7 @@ def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
     hint = "It is the time that changes, before the schedule sees it. alpha and sigma stay as it says them."
     for base, shift in itertools.product((schedules.cosine, schedules.edm), shifts):
         expected = torch.stack(base(fraction(t, shift)))
-        matches(torch.stack([*shifted(base, shift)(t)]), expected, hint)
+        explained(torch.stack([*shifted(base, shift)(t)]), expected, hint)
     for shift in shifts:
         check_schedule(shifted(schedules.rectified_flow, shift), t, variance_preserving=False)
         check_inside(shifted(schedules.cosine, shift), t)
@@ -298,8 +287,10 @@ def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
         f"{entry}: here the table is read backwards.": padded[1:-1].flip(0).sqrt(),
         f"{entry}: here the table is read backwards, at 1 - t.": padded[:-2].flip(0).sqrt(),
     }
-    matches(tabulated(alpha_bar)(t)[0], alpha_bar.sqrt(), f"{entry}.", likely)
-    matches(tabulated(alpha_bar)(t)[1], (1 - alpha_bar).sqrt(), "sigma = sqrt(1 - alpha_bar[i]), also there.")
+    explained(tabulated(alpha_bar)(t)[0], alpha_bar.sqrt(), f"{entry}.", likely)
+    explained(
+        tabulated(alpha_bar)(t)[1], (1 - alpha_bar).sqrt(), "sigma = sqrt(1 - alpha_bar[i]), also there."
+    )
 
     g = torch.Generator().manual_seed(seed)
     for table in (alpha_bar, zero, alpha_bar[9:10]):
@@ -325,8 +316,8 @@ def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
             f"{what}: here the angle is interpolated.": angle.cos(),
         }
         alpha, sigma = chord / torch.hypot(*chord)
-        matches(tabulated(table)(t)[0], alpha, f"{what}.", likely)
-        matches(tabulated(table)(t)[1], sigma, f"{what}, and sigma with it.")
+        explained(tabulated(table)(t)[0], alpha, f"{what}.", likely)
+        explained(tabulated(table)(t)[1], sigma, f"{what}, and sigma with it.")
         check_schedule(tabulated(table), times(seed), True, reaches_noise=table[-1] == 0)
         check_inside(tabulated(table), t)
     hint = "alpha and sigma have t's dtype, not the table's."
@@ -374,7 +365,7 @@ def check_rates(rates=schedules.rates, seed: int = 0) -> None:
         }
         expected = torch.stack([d_alpha, d_sigma])
         likely = {sentence: torch.stack(pair) for sentence, pair in likely.items()}
-        matches(torch.stack([*found]), expected, f"{what}, exactly: no finite differences.", likely)
+        explained(torch.stack([*found]), expected, f"{what}, exactly: no finite differences.", likely)
         hint = "The rates are exact. Finite differences lose digits: let torch differentiate."
         close(torch.stack([*found]), expected, hint, 1e-13, 1e-13)
         for rate, wanted in zip(rates(schedule, t.float()), expected):
@@ -404,7 +395,7 @@ def check_log_snr(log_snr=schedules.log_snr, seed: int = 0) -> None:
             f"{what}: here the logarithm has the base 10.": expected / math.log(10),
             f"{what}: here the logarithm has the base 2.": expected / math.log(2),
         }
-        matches(log_snr(schedule, t), expected, f"{what}.", likely)
+        explained(log_snr(schedule, t), expected, f"{what}.", likely)
         keeps_float32(log_snr(schedule, t.float()), expected, "log SNR")
     ends = log_snr(schedules.cosine, torch.tensor([0.0, 1.0])).tolist()
     assert ends == [math.inf, -math.inf], (
@@ -447,7 +438,7 @@ def check_mix(mix=schedules.mix, seed: int = 0) -> None:
             likely[f"{what}: here the times are broadcast along the width."] = a * x + s * eps
             a, s = (c[:, None, None] for c in (a, s))
             likely[f"{what}: here the times are broadcast along the channels."] = a * x + s * eps
-        matches(mix(x, eps, t, schedule), alpha * x + sigma * eps, f"{what}, for samples {dims}.", likely)
+        explained(mix(x, eps, t, schedule), alpha * x + sigma * eps, f"{what}, for samples {dims}.", likely)
         single = mix(x.float(), eps.float(), t, schedule)
         close_in_float32(single, alpha * x + sigma * eps, "z_t")
         wide = mix(x, eps, t.float(), schedule).dtype
@@ -528,7 +519,7 @@ def check_beta_table(beta_table=schedules.beta_table, seed: int = 0) -> None:
             }
             hint = f"{kind}, n = {n}: {what[kind]}"
             likely = {f"{hint}: {sentence}": other for sentence, other in likely.items()}
-            matches(beta, table, f"{hint}.", likely)
+            explained(beta, table, f"{hint}.", likely)
     close(beta_table("linear"), beta_table("linear", 1000), "Without n, there are 1000 betas.")
 
 
@@ -569,7 +560,7 @@ def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed:
             f"{what}: here it is squared twice.": expected**2,
         }
         rescaled, single = zero_terminal_snr(table), zero_terminal_snr(table.float())
-        matches(rescaled, expected, f"{what}: it ends at 0, and starts where it did.", likely)
+        explained(rescaled, expected, f"{what}: it ends at 0, and starts where it did.", likely)
         assert rescaled.dtype == table.dtype, (
             f"The table keeps its dtype: here float64, not {rescaled.dtype}."
         )
@@ -607,7 +598,7 @@ def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
             f"{what}: here end is ignored.": start * (1 - i / steps),
             f"{what}: here start is ignored.": 1 + (end - 1) * i / steps,
         }
-        matches(grid, expected, f"{what}: evenly spaced, both included.", likely)
+        explained(grid, expected, f"{what}: evenly spaced, both included.", likely)
     hint = "Every time of 4 steps must be one of 8 steps, to the last bit."
     close(time_grid(8)[::2], time_grid(4), hint, 0.0, 0.0)
 
@@ -657,7 +648,7 @@ def check_karras_sigmas(karras_sigmas=schedules.karras_sigmas, seed: int = 0) ->
             f"{what}: here sigma_min is ignored.": levels(0.002, high, rho),
             f"{what}: here sigma_min and sigma_max are ignored.": levels(0.002, 80, rho),
         }
-        matches(found, expected, f"{what}: evenly spaced in sigma^(1/rho), both ends included.", likely)
+        explained(found, expected, f"{what}: evenly spaced in sigma^(1/rho), both ends included.", likely)
     n, share = 18, torch.arange(18, dtype=double) / 17
     hint = "Without arguments sigma falls from 80 to 0.002 with rho = 7, in float32, too."
     close(karras_sigmas(n).double(), levels(0.002, 80.0, 7), hint, 1e-7, 1e-5)
