@@ -10,8 +10,9 @@ never give us, the flow map that carries z_t along the probability-flow ODE to a
     Empirical        a finite data set             no closed-form flow map; its flow ends on the data points
 
 Run a sampler, a target or a loss on an oracle first: there the right answer is known. Every method takes any
-schedule and any times (b,), batched over z (b, *dims), in z's dtype; use float64 for
-exactness.
+schedule and any times (b,), batched over z (b, *dims), in z's dtype; use float64 for exactness. It raises
+ValueError for z of another number of dimensions and for another number of times. `sample` draws n data
+points, n from 1, independently and in the parameters' dtype.
 """
 
 import math
@@ -36,7 +37,10 @@ def flat(z: Batch, d: int) -> Tensor:
 
 
 class Gaussian:
-    """N(mean, cov): linear, so that every covariance can be propagated exactly. mean: (d,), cov: (d, d)."""
+    """N(mean, cov): linear, so that every covariance can be propagated exactly. mean: (d,), cov: (d, d).
+
+    Raises ValueError unless both are finite, and cov is symmetric and positive definite.
+    """
 
     def __init__(self, mean: Tensor, cov: Tensor):
         need.finite(mean=mean, cov=cov)
@@ -46,7 +50,8 @@ class Gaussian:
             raise ValueError("a covariance matrix must be symmetric")
         self.mean = mean
         self.variances, self.axes = torch.linalg.eigh(cov)  # cov = axes diag(variances) axes^T
-        if not self.variances[0] > 0:
+        rounding = len(mean) * torch.finfo(cov.dtype).eps * self.variances[-1]  # what 0 may be computed as
+        if not self.variances[0] > rounding:
             raise ValueError(f"cov must be positive definite, smallest eigenvalue {self.variances[0]:.3g}")
 
     def denoiser(self, schedule: Schedule):
@@ -89,7 +94,8 @@ class ProductMixture:
     """One 1-D Gaussian mixture per coordinate, then a rotation: many modes in any dimension, all exact.
 
     weights, means, stds: (d, k), for d coordinates and k components. rotation: (d, d), orthogonal; x =
-    rotation @ y.
+    rotation @ y. Raises ValueError unless all are finite, the weights of each coordinate are at least 0 and
+    sum to 1, and stds are above 0.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, stds: Tensor, rotation: Tensor | None = None):
@@ -207,7 +213,7 @@ class Empirical:
     """The optimal denoiser of a finite data set: a softmax over its points. points: (n, *dims).
 
     This is what a network would become if it could fit its training set perfectly. Its samples are training
-    points.
+    points. Raises ValueError unless there is at least one point, and all are finite.
     """
 
     def __init__(self, points: Tensor):

@@ -231,7 +231,7 @@ def pyramid_loss(
     for all sizes, with the same result: packed([z, ...], [t, ...], label=[label, ...]), an entry for each
     stage. Losses of different cuts are not comparable: their velocities differ in size. Raises ValueError
     unless x and noise have one shape, with a local time and conditioning for each sample, and shares, at
-    least 1 each, for each stage; and for a network that returns another shape.
+    least 1 each, for each stage; and for a network, packed or not, that returns another shape.
     """
     need.each("u", u, x, above=0, most=1, why=": local times, 1 the start of a stage and 0 its end")
 
@@ -289,8 +289,8 @@ def stage_target(
 ) -> Images:
     """The velocity of a step 1 / n that lands where two teacher steps 0.5 / n land: the mean of their two.
 
-    The teacher gets the conditioning both times. Raises ValueError unless n is at least 1 and u, (b,), from
-    0.5 / n to 1, and for a teacher that returns another shape.
+    The teacher gets the conditioning both times. Raises ValueError unless n is a whole number, at least
+    1, and u, (b,), from 0.5 / n to 1, and for a teacher that returns another shape.
     """
     half = 0.5 / need.whole("n", n)
     need.each("u", u, z, least=half, most=1)
@@ -313,8 +313,8 @@ def pyramid_distillation_loss(
     """Progressive distillation inside each stage, from 2 n steps to n: (b,). Salimans & Ho (2022).
 
     index: integers, 1 ... n for each sample; its local time is index / n. One student serves all stages.
-    shares and conditioning as in pyramid_loss; student and teacher get the same. Raises ValueError for an
-    index outside 1 to n, and where pyramid_loss does.
+    shares and conditioning as in pyramid_loss; student and teacher get the same. Raises ValueError unless
+    n is a whole number, at least 1, for an index outside 1 to n, and where pyramid_loss does.
     """
     n = need.whole("n", n)
     need.each("index", index, x, 1, n, counts=True)

@@ -13,8 +13,10 @@ algorithm 1. Renoise: Song et al. (2023), algorithm 1.
 
 Every sampler starts with z at times[0], with the variance of that time: for EDM's t = 80, 80 times unit noise
 (from unit noise itself, all samples end near the mean). It ends at times[-1]; trajectory=True returns all
-n + 1 states, stacked. The schedule is read once, for all times: it must be one function for all samples. What
-a step multiplies z and x_hat by is computed for the whole grid before it starts.
+n + 1 states, stacked. The denoiser gets t (b,) in z's dtype, gradients pass, and ValueError is raised for
+times that do not fall at every step or end below 0, and for an answer of another shape than z. The schedule
+is read once, for all times: it must be one function for all samples. What a step multiplies z and x_hat by is
+computed for the whole grid before it starts.
 
 >>> from minidistill.schedules import rectified_flow
 >>> perfect = lambda z, t: 0 * z  # all the data is at 0
@@ -41,8 +43,8 @@ Times = Float[Tensor, " n"]  # n times for n - 1 steps, decreasing
 def ddim_step(x_hat: Batch, z: Batch, t: Time, s: Time, schedule: Schedule) -> Batch:
     """Keep the data and the noise that x_hat implies, and mix them anew: alpha_s x_hat + sigma_s eps_hat.
 
-    With s > t it runs backwards: DDIM inversion. Raises ValueError where sigma_t = 0: there is no noise to
-    keep.
+    With s > t it runs backwards: DDIM inversion. Raises ValueError for an x_hat of another shape than z, and
+    where sigma_t = 0: there is no noise to keep.
     """
     need.samples(x_hat=x_hat, z=z)
     (alpha, sigma), (alpha_s, sigma_s) = coefficients(schedule, t, z), coefficients(schedule, s, z)
@@ -126,10 +128,10 @@ def renoise(
 ) -> Tensor:
     """Multistep consistency sampling: f jumps to times[-1], fresh noise lifts to the next time, and so on.
 
-    Ends on f, never on noise; the states in between are the lifted ones. n steps need n - 1 noises: pass
-    them, or a generator to draw them from. The lift from the end e, where f lands, to time s keeps the
-    marginals exact: alpha_s / alpha_e times the sample, plus noise of the variance that is missing. For EDM
-    times that end at t_min, this is sqrt(s^2 - t_min^2).
+    Ends on f, never on noise; the states in between are the lifted ones. n steps need n - 1 noises of z's
+    shape: pass them, no more and no fewer, or a generator to draw one from at each lift. The lift from the
+    end e, where f lands, to time s keeps the marginals exact: alpha_s / alpha_e times the sample, plus noise
+    of the variance that is missing. For EDM times that end at t_min, this is sqrt(s^2 - t_min^2).
     """
     ts, (_, alpha, sigma) = stops(f, z, times, schedule, "renoise")
     need.as_many("noises", noise, len(ts) - 2, "step but the last")

@@ -102,7 +102,7 @@ def test_numbers_learned_by_heart_fail_with_another_seed(monkeypatch):
 def test_an_assert_is_no_refusal():
     def asserts(layers, stage, n_stages):
         if layers < 1:
-            raise AssertionError  # what `assert layers > 0` does; pytest would add words
+            raise AssertionError("layers")  # what `assert layers > 0, "layers"` does; pytest would add words
         return history_layout(layers, stage, n_stages)
 
     with pytest.raises(AssertionError, match="0 frames at stage 0 of 2.*ValueError, not an assert"):

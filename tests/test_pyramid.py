@@ -7,6 +7,7 @@ subsampling, or drawn anew for each size) are right in distribution; the check p
 import json
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -422,6 +423,33 @@ expanding = lambda f: lambda z, t, **given: f(z, t, **given).expand_as(z)
 wide_times = lambda f: lambda z, t, **given: f(z, t.double(), **given)
 
 
+def packed_expanding(velocity):
+    """velocity.packed, whose answers are broadcast."""
+    packed = lambda zs, ts, **given: [a.expand_as(z) for a, z in zip(velocity.packed(zs, ts, **given), zs)]
+    return type("Packed", (), {"packed": staticmethod(packed)})
+
+
+def divides_the_answer(velocity, noise, stages, steps, jumps=None, generator=None, trajectory=False):
+    """What the network has answered is divided in place."""
+    pyramid_sample(lambda z, t: 0 * z, noise, stages, steps, jumps, torch.Generator())
+    steps = [steps] * len(stages) if isinstance(steps, int) else steps
+    z, ends = at_level(noise.clone(), len(stages) - 1, gain=2.0), []
+    for i, (stage, n) in enumerate(zip(stages, steps)):
+        if i > 0:
+            drawn = (
+                torch.randn(up(z).shape, generator=generator, dtype=z.dtype)
+                if jumps is None
+                else jumps[i - 1]
+            )
+            z = renoise_jump(z, drawn, stage)
+        for j in range(n, 0, -1):
+            v = velocity(z, network_time(z.new_full((len(z),), j / n), stage))
+            v /= n
+            z = z - v
+        ends.append(z)
+    return ends if trajectory else z
+
+
 C, F = checks, math.sqrt
 has_nan = lambda a: bool(a.isnan().any())
 
@@ -516,9 +544,9 @@ MISTAKES = {
     "stages: gamma not looked at for one stage [refusal]": (
         C.check_stages, lambda cuts, gamma=1 / 3: stages(cuts) if len(cuts) == 2 and not 0 < gamma <= 1 / 3 else stages(cuts, gamma), "for one stage as well"),
     "stages: gamma = 1/3 refused [refusal]": (
-        C.check_stages, lambda cuts, gamma=1 / 3: stages(cuts, gamma if gamma < 1 / 3 else 9), "gamma 0.333 is valid"),
+        C.check_stages, lambda cuts, gamma=1 / 3: stages(cuts, gamma if gamma < 1 / 3 else 9), "gamma 0.3333 is valid"),
     "stages: one stage refused [refusal]": (
-        C.check_stages, lambda cuts, gamma=1 / 3: stages(cuts if len(cuts) > 2 else [], gamma), r"cuts \[0, 1\], gamma 0.333 is valid"),
+        C.check_stages, lambda cuts, gamma=1 / 3: stages(cuts if len(cuts) > 2 else [], gamma), r"cuts \[0, 1\], gamma 0.3333 is valid"),
     # down and up
     "M15: down by subsampling [formula]": (C.check_down, lambda x: x[..., ::2, ::2], "one pixel of each block"),
     "down: sums [formula]": (C.check_down, lambda x: 4 * down(x), "the sum of each block"),
@@ -562,7 +590,7 @@ MISTAKES = {
     "stage_pair: the start with the end before's weight [formula]": (C.check_stage_pair, pair_with(weight=lambda stage, before: before.end), "alpha times the weight"),
     "stage_pair: the start without data [formula]": (C.check_stage_pair, pair_with(weight=lambda stage, before: 0.0), "The start has no data"),
     "stage_pair: the end with weight s [formula]": (
-        C.check_stage_pair, lambda x, noise, i, found: stage_pair(x, noise, i, [s._replace(end=s.start) for s in found[:-1]] + found[-1:])[::1], "not the start's s_i"),
+        C.check_stage_pair, lambda x, noise, i, found: stage_pair(x, noise, i, [s._replace(end=s.start) for s in found[:-1]] + found[-1:])[::1], "not s_i"),
     "stage_pair: the end is blurred [formula]": (
         C.check_stage_pair, lambda x, noise, i, found: (stage_pair(x, noise, i, found)[0], stage_pair(up(down(x)) if i + 1 == len(found) > 1 else x, noise, i, found)[1]), "The last stage ends on the data|here they are blurred"),
     "stage_pair: the end without weights [formula]": (
@@ -593,23 +621,23 @@ MISTAKES = {
     "stage_pair: float64 inside, never cast back [precision]": (C.check_stage_pair, lambda x, noise, i, found: stage_pair(x.double(), noise.double(), i, found), "has the dtype of the data"),
     "stage_pair: float32 inside [precision]": (C.check_stage_pair, rounded(stage_pair), "no further"),
     "stage_pair: detached [gradient]": (C.check_stage_pair, detached(stage_pair), "No gradient passes"),
-    "stage_pair: the noise detached [gradient]": (C.check_stage_pair, lambda x, noise, i, found: stage_pair(x, noise.detach(), i, found), "gradient is missing"),
+    "stage_pair: the noise detached [gradient]": (C.check_stage_pair, lambda x, noise, i, found: stage_pair(x, noise.detach(), i, found), "part of the gradient"),
     "stage_pair: i = K refused, i = -1 not [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, noise, i, found: i < 0), "Stage -1 of 3"),
     "stage_pair: i = K not refused [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, noise, i, found: i == len(found)), "Stage 3 of 3"),
     "stage_pair: IndexError for i = K [refusal]": (
         C.check_stage_pair, lambda x, noise, i, found: (found[i], stage_pair(x, noise, i, found))[1], "not IndexError"),
-    "stage_pair: one noise for all [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, n, i, found: len(n) == 1 < len(x)), "One noise for three samples"),
+    "stage_pair: one noise for all [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, n, i, found: len(n) == 1 < len(x)), "Noise of one sample"),
     "stage_pair: channels of the noise not compared [refusal]": (
-        C.check_stage_pair, without(stage_pair, lambda x, n, i, found: n.ndim == 4 and n.shape[1] < x.shape[1]), "One noise for both channels"),
+        C.check_stage_pair, without(stage_pair, lambda x, n, i, found: n.ndim == 4 and n.shape[1] < x.shape[1]), "Noise of one channel"),
     "stage_pair: axes of the noise not counted [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, n, i, found: n.ndim < 4), "Noise without a batch axis"),
     "stage_pair: only batch and channels compared [refusal]": (
-        C.check_stage_pair, without(stage_pair, lambda x, n, i, found: n.ndim == 4 and n.shape[:2] == x.shape[:2] and n.shape != x.shape), "Noise of width 1"),
+        C.check_stage_pair, without(stage_pair, lambda x, n, i, found: n.ndim == 4 and n.shape[:2] == x.shape[:2] and n.shape != x.shape), "Noise of (height|width) 1"),
     "stage_pair: only the width compared [refusal]": (
         C.check_stage_pair, without(stage_pair, lambda x, n, i, found: n.ndim == 4 and n.shape[-2] == 1), "Noise of height 1"),
     "stage_pair: only the number of entries compared [refusal]": (
         C.check_stage_pair, without(stage_pair, lambda x, n, i, found: n.numel() == x.numel() and n.shape != x.shape), "height and width exchanged"),
     "stage_pair: shapes not compared in the last stage [refusal]": (
-        C.check_stage_pair, without(stage_pair, lambda x, n, i, found: i == len(found) - 1 and n.shape != x.shape), "in the last stage, too"),
+        C.check_stage_pair, without(stage_pair, lambda x, n, i, found: i == len(found) - 1 and n.shape != x.shape), "in stage 2"),
     "stage_pair: odd heights [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, n, i, found: x.shape[2] == 6), "A height that cannot"),
     "stage_pair: odd widths [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, n, i, found: x.shape[3] == 10), "A width that cannot"),
     # the jump
@@ -642,7 +670,7 @@ MISTAKES = {
     "renoise_jump: the noise of the block mean only [formula]": (
         C.check_renoise_jump, weights(lambda g: 0.0, lambda g: 1.0), "get one number"),
     "renoise_jump: too small [shape]": (C.check_renoise_jump, spoilt(renoise_jump, down), "doubles height and width"),
-    "renoise_jump: height and width exchanged [shape]": (C.check_renoise_jump, spoilt(renoise_jump, lambda a: a.mT), "doubles height and width|without noise"),
+    "renoise_jump: height and width exchanged [shape]": (C.check_renoise_jump, spoilt(renoise_jump, lambda a: a.mT), "Height and width are exchanged"),
     "renoise_jump: square images [shape]": (C.check_renoise_jump, square_only(renoise_jump), "is valid"),
     "renoise_jump: not from a single pixel [shape]": (
         C.check_renoise_jump, lambda z, noise, stage: renoise_jump(z if z.shape[2] * z.shape[3] > 1 else z[:0], noise, stage), "is valid"),
@@ -663,14 +691,14 @@ MISTAKES = {
     "renoise_jump: float64 always [precision]": (C.check_renoise_jump, widened(renoise_jump), "has the dtype of the data"),
     "renoise_jump: float32 inside [precision]": (C.check_renoise_jump, rounded(renoise_jump), "no further"),
     "renoise_jump: detached [gradient]": (C.check_renoise_jump, detached(renoise_jump), "No gradient passes"),
-    "renoise_jump: z detached [gradient]": (C.check_renoise_jump, lambda z, noise, stage: renoise_jump(z.detach(), noise, stage), "gradient is missing"),
-    "renoise_jump: no shape compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: ()), "One noise for three samples"),
-    "renoise_jump: only the size compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.shape[-2:]), "One noise for three samples"),
-    "renoise_jump: channels not compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: (a.shape[:-3], a.shape[-2:])), "One noise for both channels"),
-    "renoise_jump: axes not counted [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.shape[-3:]), "One noise for three samples|without a batch axis"),
-    "renoise_jump: only batch and channels compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.shape[:2]), "z's own size|height and width"),
-    "renoise_jump: width not compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.shape[:3]), "another width"),
-    "renoise_jump: height not compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: (*a.shape[:2], a.shape[-1])), "another height"),
+    "renoise_jump: z detached [gradient]": (C.check_renoise_jump, lambda z, noise, stage: renoise_jump(z.detach(), noise, stage), "part of the gradient"),
+    "renoise_jump: no shape compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: ()), "Noise of one sample"),
+    "renoise_jump: only the size compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.shape[-2:]), "Noise of one sample"),
+    "renoise_jump: channels not compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: (a.shape[:-3], a.shape[-2:])), "Noise of one channel"),
+    "renoise_jump: axes not counted [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.shape[-3:]), "Noise of one sample"),
+    "renoise_jump: only batch and channels compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.shape[:2]), "Noise of height 1"),
+    "renoise_jump: width not compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.shape[:3]), "Noise of width 1"),
+    "renoise_jump: height not compared [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: (*a.shape[:2], a.shape[-1])), "Noise of height 1"),
     "renoise_jump: entries counted [refusal]": (C.check_renoise_jump, refusing(renoise_jump, lambda a: a.numel()), "height and width exchanged"),
     # the network's time
     "M26: local time, as the network's [formula]": (C.check_network_time, local_time, "local time itself"),
@@ -681,12 +709,12 @@ MISTAKES = {
     "network_time: float64 always [precision]": (C.check_network_time, lambda u, s: network_time(u.double(), s), "dtype of the data"),
     "network_time: float32 inside [precision]": (C.check_network_time, rounded(network_time), "no further"),
     "network_time: detached [gradient]": (C.check_network_time, detached(network_time), "No gradient passes"),
-    "network_time: above 1 [refusal]": (C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and u.max() > 1), "refused: 1.1"),
-    "network_time: below 0 [refusal]": (C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and u.min() < 0), "refused: -0.1"),
+    "network_time: above 1 [refusal]": (C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and u.max() > 1), "refused: 1.001"),
+    "network_time: below 0 [refusal]": (C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and u.min() < 0), "refused: -0.001"),
     "network_time: refused only if all are [refusal]": (
-        C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and 0 < ((u > 1) | (u < 0)).sum() < len(u)), "refused: 1.1"),
+        C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and 0 < ((u > 1) | (u < 0)).sum() < len(u)), "refused: 1.001"),
     "network_time: nan [refusal]": (C.check_network_time, without(network_time, lambda u, s: has_nan(u)), "refused: nan"),
-    "network_time: clamped [refusal]": (C.check_network_time, lambda u, s: network_time(u.clamp(0, 1), s), "refused: 1.1"),
+    "network_time: clamped [refusal]": (C.check_network_time, lambda u, s: network_time(u.clamp(0, 1), s), "refused: 1.001"),
     "network_time: any shape [refusal]": (C.check_network_time, without(network_time, lambda u, s: u.ndim != 1), r"must be refused: \(b,\)"),
     # the loss
     "M18: the velocity's sign [formula]": (C.check_pyramid_loss, loss_with(sign=-1), "The sign of the velocity"),
@@ -730,21 +758,21 @@ MISTAKES = {
     "pyramid_loss: float64 always [precision]": (C.check_pyramid_loss, widened(pyramid_loss), "dtype of the data"),
     "pyramid_loss: float32 inside [precision]": (C.check_pyramid_loss, rounded(pyramid_loss), "no further"),
     "pyramid_loss: detached [gradient]": (C.check_pyramid_loss, detached(pyramid_loss), "No gradient passes"),
-    "pyramid_loss: half the gradient [gradient]": (C.check_pyramid_loss, loss_with(slope=lambda a: (a + a.detach()) / 2), "gradient is missing"),
+    "pyramid_loss: half the gradient [gradient]": (C.check_pyramid_loss, loss_with(slope=lambda a: (a + a.detach()) / 2), "part of the gradient"),
     "pyramid_loss: the coarsest stage has no gradient [gradient]": (
-        C.check_pyramid_loss, spoilt(pyramid_loss, lambda a: torch.cat([a[:1].detach(), a[1:]])), "gradient is missing"),
+        C.check_pyramid_loss, spoilt(pyramid_loss, lambda a: torch.cat([a[:1].detach(), a[1:]])), "part of the gradient"),
     "pyramid_loss: only the mean of an answer [constant]": (
         C.check_pyramid_loss, elsewhere(pyramid_loss, lambda v: lambda z, t, **given: v(z, t, **given).mean() + 0 * z), "The loss is the mean square"),
     "pyramid_loss: square images [shape]": (C.check_pyramid_loss, square_only(pyramid_loss, 1), "is valid"),
     "pyramid_loss: noise of one sample broadcast [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, noise, *a, **k: len(noise) < len(x)), "Noise of one sample"),
     "pyramid_loss: noise of one channel broadcast [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, noise, *a, **k: noise.shape[1] < x.shape[1]), "Noise of one channel"),
-    "pyramid_loss: noise of one column broadcast [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, noise, *a, **k: noise.shape[3] < x.shape[3]), "Noise of one column"),
-    "pyramid_loss: u above 1 [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: u.ndim == 1 and u.max() > 1), "local time of 1.1"),
+    "pyramid_loss: noise of one column broadcast [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, noise, *a, **k: noise.shape[3] < x.shape[3]), "Noise of (height|width) 1"),
+    "pyramid_loss: u above 1 [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: u.ndim == 1 and u.max() > 1), "local time of 1.001"),
     "pyramid_loss: u = 0 [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: u.ndim == 1 and u.min() == 0), "local time of 0.0"),
-    "pyramid_loss: u below 0 [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: u.ndim == 1 and u.min() < 0), "local time of -0.1"),
+    "pyramid_loss: u below 0 [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: u.ndim == 1 and u.min() < 0), "local time of -0.001"),
     "pyramid_loss: u nan [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: has_nan(u)), "local time of nan"),
     "pyramid_loss: u > 1 refused only if all [refusal]": (
-        C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: (u > 1).any() and not (u > 1).all()), "local time of 1.1"),
+        C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: (u > 1).any() and not (u > 1).all()), "local time of 1.001"),
     "pyramid_loss: one time for all [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: u.shape == (1,)), "One local time"),
     "pyramid_loss: times of two axes [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: u.ndim == 2), r"Times \(8, 1\)"),
     "pyramid_loss: too few times [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, n, u, *a, **k: 1 < len(u) < len(x)), "Seven local times"),
@@ -791,7 +819,7 @@ MISTAKES = {
     "pyramid_sample: always the trajectory [trajectory]": (C.check_pyramid_sample, calls(trajectory=lambda _: True), "Without trajectory=True"),
     "pyramid_sample: never the trajectory [argument]": (C.check_pyramid_sample, calls(trajectory=lambda _: False), "trajectory=True returns the list"),
     "pyramid_sample: drawn at every step, last one used [random]": (C.check_pyramid_sample, drawn_at_every_step, "drawn once for each jump"),
-    "pyramid_sample: all drawn at first, the largest first [random]": (C.check_pyramid_sample, drawn_ahead, "drawn once for each jump"),
+    "pyramid_sample: all drawn at first, the largest first [random]": (C.check_pyramid_sample, drawn_ahead, "the coarsest comes first"),
     "pyramid_sample: uniform noise [random]": (C.check_pyramid_sample, sample_with(draw=lambda z, g: torch.rand(z.shape, generator=g, dtype=z.dtype)), "noise of a jump is uniform"),
     "pyramid_sample: noise of another scale [random]": (C.check_pyramid_sample, sample_with(draw=lambda z, g: 2 * torch.randn(z.shape, generator=g, dtype=z.dtype)), "drawn once for each jump"),
     "pyramid_sample: noise drawn in float32 [random]": (C.check_pyramid_sample, sample_with(draw=lambda z, g: torch.randn(z.shape, generator=g).to(z.dtype)), "drawn in float32"),
@@ -815,14 +843,14 @@ MISTAKES = {
         "nothing else is drawn"),
     "pyramid_sample: jumps ignored [argument]": (C.check_pyramid_sample, sample_without_jumps, "comes renoise_jump"),
     "pyramid_sample: one noise for all samples [random]": (
-        C.check_pyramid_sample, sample_with(draw=lambda z, g: torch.randn(z[:1].shape, generator=g, dtype=z.dtype).expand_as(z)), "drawn once for each jump"),
+        C.check_pyramid_sample, sample_with(draw=lambda z, g: torch.randn(z[:1].shape, generator=g, dtype=z.dtype).expand_as(z)), "one for all samples"),
     "pyramid_sample: empties the list of jumps [argument]": (C.check_pyramid_sample, empties, "caller's list of jumps"),
     "pyramid_sample: changes the list of steps [argument]": (C.check_pyramid_sample, pads, "caller's list of steps"),
     "pyramid_sample: empties the list of stages [argument]": (
         C.check_pyramid_sample, lambda v, n, found, *args, **more: (pyramid_sample(v, n, found, *args, **more), found.pop())[0], "caller's list of stages"),
     "pyramid_sample: changes the noise [argument]": (C.check_pyramid_sample, in_place, "The noise must stay"),
     "pyramid_sample: steps of the first stage for all [argument]": (
-        C.check_pyramid_sample, calls(steps=lambda n: [n[0]] * len(n) if isinstance(n, list) and min(n) > 0 else n), r"Steps \[2, 3, 1\]"),
+        C.check_pyramid_sample, calls(steps=lambda n: [n[0]] * len(n) if isinstance(n, list) and min(n) > 0 else n), r"Steps \[3, 2, 1\]"),
     "pyramid_sample: int refused [refusal]": (C.check_pyramid_sample, calls(steps=lambda n: n if isinstance(n, list) else []), "steps = 2 is valid"),
     "pyramid_sample: int for the last stage alone [argument]": (
         C.check_pyramid_sample, lambda velocity, noise, found, steps, *args, **more: pyramid_sample(
@@ -839,8 +867,8 @@ MISTAKES = {
     "pyramid_sample: float64 always [precision]": (C.check_pyramid_sample, widened(pyramid_sample), "dtype of the data"),
     "pyramid_sample: float32 inside [precision]": (C.check_pyramid_sample, rounded(pyramid_sample), "no further"),
     "pyramid_sample: detached [gradient]": (C.check_pyramid_sample, detached(pyramid_sample), "No gradient passes"),
-    "pyramid_sample: detached between stages [gradient]": (C.check_pyramid_sample, sample_with(jump=lambda z, noise, stage: renoise_jump(z.detach(), noise, stage)), "gradient is missing|gradient"),
-    "pyramid_sample: detached steps [gradient]": (C.check_pyramid_sample, calls(velocity=lambda v: lambda z, t: v(z.detach(), t)), "gradient is missing|gradient"),
+    "pyramid_sample: detached between stages [gradient]": (C.check_pyramid_sample, sample_with(jump=lambda z, noise, stage: renoise_jump(z.detach(), noise, stage)), "part of the gradient"),
+    "pyramid_sample: detached steps [gradient]": (C.check_pyramid_sample, calls(velocity=lambda v: lambda z, t: v(z.detach(), t)), "part of the gradient"),
     "pyramid_sample: a network of the time alone [constant]": (C.check_pyramid_sample, calls(velocity=lambda v: lambda z, t: v(z, t).mean() + 0 * z), "A step of Euler|sample mean|The result"),
     "pyramid_sample: too few steps [refusal]": (C.check_pyramid_sample, without(pyramid_sample, lambda v, n, f, steps, *a, **k: isinstance(steps, list) and len(steps) == 2 < len(f)), "Two numbers of steps"),
     "pyramid_sample: too many steps [refusal]": (C.check_pyramid_sample, without(pyramid_sample, lambda v, n, f, steps, *a, **k: isinstance(steps, list) and len(steps) > len(f)), "Four numbers of steps"),
@@ -887,9 +915,9 @@ MISTAKES = {
         C.check_stage_target, lambda teacher, z, u, n, stage, **given: stage_target(teacher, z, u, n, stage, **given) + 0 * z, "A target is a constant"),
     "stage_target: n = 0 [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: n == 0), "n = 0"),
     "stage_target: a negative n [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: n < 0), "n = -4"),
-    "stage_target: u below half a step [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: u.ndim == 1 and 0 < u.min() < 0.5 / n), "local time of 0.10"),
-    "stage_target: u below 0 [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: u.ndim == 1 and u.min() < 0), "local time of -0.10"),
-    "stage_target: u above 1 [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: u.ndim == 1 and u.max() > 1), "local time of 1.10"),
+    "stage_target: u below half a step [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: u.ndim == 1 and 0 < u.min() < 0.5 / n), "local time of 0.12"),
+    "stage_target: u below 0 [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: u.ndim == 1 and u.min() < 0), "local time of -0.001"),
+    "stage_target: u above 1 [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: u.ndim == 1 and u.max() > 1), "local time of 1.001"),
     "stage_target: u nan [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: has_nan(u)), "local time of nan"),
     "stage_target: one u for all [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: u.shape == (1,)), "One local time"),
     "stage_target: u of two axes [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: u.ndim == 2), "Times"),
@@ -911,7 +939,7 @@ MISTAKES = {
     "pyramid_distillation_loss: the mean of the batch [shape]": (C.check_pyramid_distillation_loss, spoilt(pyramid_distillation_loss, lambda a: a.mean()), "one number per sample"),
     "pyramid_distillation_loss: the mean of the batch for each [formula]": (
         C.check_pyramid_distillation_loss, spoilt(pyramid_distillation_loss, lambda a: a.mean().expand(len(a))), "not over the batch"),
-    "pyramid_distillation_loss: detached [gradient]": (C.check_pyramid_distillation_loss, detached(pyramid_distillation_loss), "No gradient passes through the student"),
+    "pyramid_distillation_loss: detached [gradient]": (C.check_pyramid_distillation_loss, detached(pyramid_distillation_loss), "No gradient passes"),
     "pyramid_distillation_loss: a gradient to the teacher [gradient]": (C.check_pyramid_distillation_loss, distil_with(target_with(leave=True), constant=False), "No gradient may reach the teacher"),
     "pyramid_distillation_loss: student and teacher exchanged [argument]": (
         C.check_pyramid_distillation_loss, lambda student, teacher, *args, **more: pyramid_distillation_loss(teacher, student, *args, **more), "Student and teacher are exchanged"),
@@ -940,6 +968,105 @@ MISTAKES = {
         C.check_pyramid_distillation_loss, lambda s, t, *args, **more: pyramid_distillation_loss(expanding(s), t, *args, **more), "A student that answers for one sample"),
     "pyramid_distillation_loss: the teacher's answers broadcast [refusal]": (
         C.check_pyramid_distillation_loss, lambda s, t, *args, **more: pyramid_distillation_loss(s, expanding(t), *args, **more), "A teacher that answers for one sample"),
+    # clamps, which large numbers show, and what is not finite
+    "stages: small gammas refused [refusal]": (C.check_stages, lambda cuts, gamma=1 / 3: stages(cuts, gamma if gamma > 1e-3 else 0), "gamma 0.0001 is valid"),
+    "stages: gamma up to 1/3 + 1e-5 [refusal]": (C.check_stages, lambda cuts, gamma=1 / 3: stages(cuts, 1 / 3 if 1 / 3 < gamma < 1 / 3 + 1e-5 else gamma), "a little above 1/3"),
+    "stages: the first cut nearly 0 [refusal]": (C.check_stages, without(stages, lambda cuts, gamma=1 / 3: len(cuts) > 1 and 0 < cuts[0] < 2e-3), "first cut other than 0"),
+    "stages: the last cut nearly 1 [refusal]": (C.check_stages, without(stages, lambda cuts, gamma=1 / 3: len(cuts) > 1 and 0.99 < cuts[-1] < 1), "last cut other than 1"),
+    "stages: more than four refused [refusal]": (C.check_stages, lambda cuts, gamma=1 / 3: stages(cuts if len(cuts) < 6 else [], gamma), "is valid"),
+    "stages: near neighbours refused [refusal]": (
+        C.check_stages, lambda cuts, gamma=1 / 3: stages([] if any(0 < b - a < 0.01 for a, b in zip(cuts, cuts[1:])) and cuts == sorted(cuts) else cuts, gamma), "is valid"),
+    "stages: alpha = s [formula]": (C.check_stages, stages_with(alpha=lambda s, e, c: s), "alpha is not s itself"),
+    "stages: alpha from this stage's end [formula]": (
+        C.check_stages, lambda cuts, gamma=1 / 3: [a._replace(alpha=a.start / a.end) if a.start else a for a in stages(cuts, gamma)], "end, in alpha"),
+    "stages: nan in the first stage [end]": (C.check_stages, stages_with(first=(0.0, math.nan, 0.0)), "nan or inf"),
+    "down: clamped [formula]": (C.check_down, spoilt(down, lambda a: a.clamp(-3, 3)), "It is clamped"),
+    "up: clamped from above [formula]": (C.check_up, spoilt(up, lambda a: a.clamp(max=100)), "It is clamped"),
+    "stage_pair: clamped from above at 50 [formula]": (C.check_stage_pair, spoilt(stage_pair, each(lambda a: a.clamp(max=50))), "clamped"),
+    "stage_pair: the end clamped from below [formula]": (C.check_stage_pair, spoilt(stage_pair, lambda pair: (pair[0], pair[1].clamp(min=-20))), "clamped"),
+    "stage_pair: the last end without data [end]": (
+        C.check_stage_pair, lambda x, noise, i, found: (lambda a, b: (a, b if i + 1 < len(found) or len(found) == 1 else 0 * b))(*stage_pair(x, noise, i, found)), "The end has no data"),
+    "stage_pair: nan in the first start [end]": (
+        C.check_stage_pair, lambda x, noise, i, found: (lambda a, b: (a * (math.nan if i == 0 else 1), b))(*stage_pair(x, noise, i, found)), "nan or inf"),
+    "stage_pair: noise normalised [formula]": (C.check_stage_pair, lambda x, noise, i, found: stage_pair(x, noise / noise.std(), i, found), "nan or inf"),
+    "stage_pair: one noise for all in stage 0 [refusal]": (
+        C.check_stage_pair, without(stage_pair, lambda x, n, i, found: i == 0 and len(n) == 1 < len(x)), "Noise of one sample must be refused, in stage 0"),
+    "stage_pair: one image for all noise [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, n, i, found: len(x) == 1 < len(n)), "An x of one sample"),
+    "stage_pair: one channel of x for all [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, n, i, found: x.ndim == 4 and x.shape[1] == 1 < n.shape[1]), "An x of one channel"),
+    "stage_pair: noise for two of three [refusal]": (C.check_stage_pair, without(stage_pair, lambda x, n, i, found: len(n) == 2 and n.ndim == 4), "Noise of two samples"),
+    "stage_pair: RuntimeError for noise of two of three [refusal]": (
+        C.check_stage_pair, lambda x, n, i, found: (n.ndim == 4 and x.ndim == 4 and len(n) == 2 and x + n, stage_pair(x, n, i, found))[1], "Noise of two samples.*not RuntimeError"),
+    "stage_pair: negative i where sides can be halved [refusal]": (
+        C.check_stage_pair, without(stage_pair, lambda x, n, i, found: i < 0 and x.shape[2] % 2 ** (len(found) - 1 - i) == 0), "Stage -1 of 3"),
+    "renoise_jump: z clamped at 7 [formula]": (C.check_renoise_jump, lambda z, noise, stage: renoise_jump(z.clamp(-7, 7), noise, stage), "is it clamped"),
+    "renoise_jump: noise clamped from above [formula]": (C.check_renoise_jump, lambda z, noise, stage: renoise_jump(z, noise.clamp(max=50), stage), "is it clamped"),
+    "renoise_jump: one z for all noise [refusal]": (C.check_renoise_jump, without(renoise_jump, lambda z, n, stage: len(z) == 1 < len(n)), "A z of one sample"),
+    "renoise_jump: one channel of z for all [refusal]": (C.check_renoise_jump, without(renoise_jump, lambda z, n, stage: z.ndim == 4 and z.shape[1] == 1 < n.shape[1]), "A z of one channel"),
+    "renoise_jump: noise for two of three [refusal]": (C.check_renoise_jump, without(renoise_jump, lambda z, n, stage: len(n) == 2 < len(z)), "Noise of two samples"),
+    "renoise_jump: noise for four of three [refusal]": (C.check_renoise_jump, without(renoise_jump, lambda z, n, stage: len(n) == 4 > len(z)), "Noise of one sample too many"),
+    "renoise_jump: one noise for all [random]": (C.check_renoise_jump, lambda z, noise, stage: (renoise_jump(z, noise, stage), renoise_jump(z, noise[:1].expand_as(noise), stage))[1], "Each sample has its own noise"),
+    "renoise_jump: twice the weight of the mean [formula]": (C.check_renoise_jump, weights(lambda g: F(1 + g), lambda g: 2 * F(1 - 3 * g)), "Fresh noise has variance"),
+    "renoise_jump: end for alpha [formula]": (C.check_renoise_jump, jump_with(alpha=lambda stage: stage.end), "this stage's end"),
+    "renoise_jump: alpha and beta exchanged [formula]": (
+        C.check_renoise_jump, lambda z, noise, stage: renoise_jump(z, noise, stage._replace(alpha=stage.beta, beta=stage.alpha)), "alpha and beta are exchanged"),
+    "renoise_jump: gammas below 0.05 taken for 0.05 [argument]": (C.check_renoise_jump, lambda z, noise, stage: (renoise_jump(z, noise, stage), jump_with()(z, noise, stage._replace(gamma=max(stage.gamma, 0.05))))[1], "Fresh noise has variance"),
+    "renoise_jump: gammas above 0.28 taken for 1/3 [argument]": (C.check_renoise_jump, lambda z, noise, stage: jump_with()(z, noise, stage._replace(gamma=stage.gamma if stage.gamma < 0.28 else 1 / 3)), "gamma is ignored|Fresh noise has variance"),
+    "renoise_jump: nan [end]": (C.check_renoise_jump, lambda z, noise, stage: renoise_jump(z, noise, stage) * math.nan, "nan or inf"),
+    "network_time: a tolerance of 0.05 [refusal]": (C.check_network_time, without(network_time, lambda u, s: u.ndim == 1 and -0.05 < u.min() and u.max() < 1.05 and not 0 <= u.min() <= u.max() <= 1), "refused: 1.001"),
+    "network_time: u = 1 refused [refusal]": (C.check_network_time, lambda u, s: network_time(u if u.ndim != 1 or u.max() < 1 else u[:, None], s), "is valid"),
+    "pyramid_loss: x detached [gradient]": (C.check_pyramid_loss, lambda v, x, *args, **more: pyramid_loss(v, x.detach(), *args, **more), "gradient for x"),
+    "pyramid_loss: noise detached [gradient]": (C.check_pyramid_loss, lambda v, x, noise, *args, **more: pyramid_loss(v, x, noise.detach(), *args, **more), "gradient for noise"),
+    "pyramid_loss: u detached [gradient]": (C.check_pyramid_loss, lambda v, x, noise, u, *args, **more: pyramid_loss(v, x, noise, u.detach(), *args, **more), "gradient for u"),
+    "pyramid_loss: z detached [gradient]": (C.check_pyramid_loss, elsewhere(pyramid_loss, lambda v: lambda z, t, **given: v(z.detach(), t, **given)), "gradient for x"),
+    "pyramid_loss: u clamped at 1e-3 [formula]": (C.check_pyramid_loss, lambda v, x, noise, u, *args, **more: pyramid_loss(v, x, noise, u if u.ndim != 1 or u.min() <= 0 else torch.where(u < 1e-3, 1e-3, u), *args, **more), "is asked at z"),
+    "pyramid_loss: clamped at 100 [formula]": (C.check_pyramid_loss, spoilt(pyramid_loss, lambda a: a.clamp(max=100)), "The loss is clamped"),
+    "pyramid_loss: z clamped at 4 [formula]": (C.check_pyramid_loss, elsewhere(pyramid_loss, lambda v: lambda z, t, **given: v(z.clamp(-4, 4), t, **given)), "z is clamped"),
+    "pyramid_loss: label and style alone [argument]": (C.check_pyramid_loss, loss_with(given_to=lambda given, i: {k: a for k, a in given.items() if k in ("label", "style")}), "gets all conditioning by name"),
+    "pyramid_loss: packed answers broadcast [refusal]": (
+        C.check_pyramid_loss, lambda v, *args, packed=False, **more: pyramid_loss(packed_expanding(v) if packed else v, *args, packed=packed, **more), "A packed network that answers"),
+    "pyramid_loss: one channel of x for all [refusal]": (C.check_pyramid_loss, without(pyramid_loss, lambda v, x, noise, *a, **k: x.ndim == 4 and x.shape[1] == 1 < noise.shape[1]), "An x of one channel"),
+    "pyramid_sample: the trajectory detached [trajectory]": (C.check_pyramid_sample, calls_then(lambda path: [*(z.detach() for z in path[:-1]), path[-1]]), "the trajectory.*part of the gradient"),
+    "pyramid_sample: the trajectory in float64 [trajectory]": (C.check_pyramid_sample, calls_then(lambda path: [z.double() for z in path]), "of the trajectory has the noise's dtype"),
+    "pyramid_sample: all in float64 [precision]": (
+        C.check_pyramid_sample, lambda v, noise, found, steps, jumps=None, generator=None, trajectory=False: each(lambda z: z.to(noise.dtype))(pyramid_sample(
+            v, noise.double(), found, steps, jumps and [a.double() for a in jumps], generator, trajectory)), "z in the dtype of the noise|For float32 noise"),
+    "pyramid_sample: no generator for a drawn trajectory [trajectory]": (
+        C.check_pyramid_sample, lambda v, noise, found, steps, jumps=None, generator=None, trajectory=False: pyramid_sample(
+            v, noise, found, steps, jumps, None if trajectory and jumps is None else generator, trajectory), "trajectory=True changes the result"),
+    "pyramid_sample: a seed of its own for a trajectory [trajectory]": (
+        C.check_pyramid_sample, lambda v, noise, found, steps, jumps=None, generator=None, trajectory=False: pyramid_sample(
+            v, noise, found, steps, jumps, torch.Generator().manual_seed(0) if trajectory else generator, trajectory), "trajectory=True changes the result"),
+    "pyramid_sample: one step each for a trajectory with an int [trajectory]": (
+        C.check_pyramid_sample, lambda v, noise, found, steps, jumps=None, generator=None, trajectory=False: pyramid_sample(
+            v, noise, found, min(1, steps) if trajectory and isinstance(steps, int) else steps, jumps, generator, trajectory), "trajectory=True changes the result"),
+    "pyramid_sample: one step each for an int without jumps [argument]": (
+        C.check_pyramid_sample, lambda v, noise, found, steps, jumps=None, generator=None, trajectory=False: pyramid_sample(
+            v, noise, found, min(1, steps) if jumps is None and isinstance(steps, int) else steps, jumps, generator, trajectory), "An int is meant"),
+    "pyramid_sample: the answer divided in place [argument]": (C.check_pyramid_sample, divides_the_answer, "answer is changed in place"),
+    "pyramid_sample: z clamped from below [formula]": (C.check_pyramid_sample, sample_with(inner=lambda z: z.clamp(min=-5)), "z is clamped|The result is clamped"),
+    "pyramid_sample: z clamped at 50 [formula]": (C.check_pyramid_sample, sample_with(inner=lambda z: z.clamp(-50, 50)), "z is clamped"),
+    "pyramid_sample: noise clamped from below [formula]": (C.check_pyramid_sample, calls(noise=lambda a: a.clamp(min=-6)), "starts from the noise|z is clamped"),
+    "pyramid_sample: velocity clamped at 20 [formula]": (C.check_pyramid_sample, calls(velocity=lambda v: lambda z, t: v(z, t).clamp(-20, 20)), "answer is clamped"),
+    "pyramid_sample: u rises from 1 / n [formula]": (C.check_pyramid_sample, sample_with(times=lambda n: [k / n for k in range(1, n + 2)], sign=-1), "1 to 1 / n: yours rises"),
+    "pyramid_sample: the window of the first stage [formula]": (
+        C.check_pyramid_sample, lambda v, noise, found, *args, **more: sample_with(time=lambda u, s: network_time(u, found[0]))(v, noise, found, *args, **more), "time of stage 0 in stage 1"),
+    "pyramid_sample: the window of the next stage [formula]": (
+        C.check_pyramid_sample, lambda v, noise, found, *args, **more: sample_with(time=lambda u, s: network_time(u, found[min(found.index(s) + 1, len(found) - 1)]))(v, noise, found, *args, **more), "time of stage 1 in stage 0"),
+    "pyramid_sample: noise of the old size, enlarged [random]": (
+        C.check_pyramid_sample, sample_with(draw=lambda z, g: up(torch.randn(down(z).shape, generator=g, dtype=z.dtype))), "alike in each block"),
+    "stage_target: a negative n for valid times [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: n == -4 and bool((u == 0.5).all())), "n = -4"),
+    "stage_target: a fractional n [refusal]": (C.check_stage_target, without(stage_target, lambda t, z, u, n, s, **k: n == 2.5), "n = 2.5"),
+    "stage_target: clamped at 5 [formula]": (C.check_stage_target, spoilt(stage_target, lambda a: a.clamp(-5, 5)), "The target is clamped"),
+    "stage_target: label and style alone [argument]": (C.check_stage_target, target_with(more=lambda given, k: {n: a for n, a in given.items() if n != "any"}), "gets all conditioning by name"),
+    "pyramid_distillation_loss: x detached [gradient]": (C.check_pyramid_distillation_loss, lambda s, t, x, *args, **more: pyramid_distillation_loss(s, t, x.detach(), *args, **more), "gradient for x"),
+    "pyramid_distillation_loss: noise detached [gradient]": (
+        C.check_pyramid_distillation_loss, lambda s, t, x, noise, *args, **more: pyramid_distillation_loss(s, t, x, noise.detach(), *args, **more), "gradient for noise"),
+    "pyramid_distillation_loss: z detached [gradient]": (
+        C.check_pyramid_distillation_loss, lambda s, t, *args, **more: pyramid_distillation_loss(lambda z, time, **given: s(z.detach(), time, **given), t, *args, **more), "gradient for x"),
+    "pyramid_distillation_loss: z clamped at 4 [formula]": (
+        C.check_pyramid_distillation_loss, lambda s, t, *args, **more: pyramid_distillation_loss(lambda z, time, **given: s(z.clamp(-4, 4), time, **given), t, *args, **more), "z is clamped"),
+    "pyramid_distillation_loss: one channel of x for all [refusal]": (
+        C.check_pyramid_distillation_loss, without(pyramid_distillation_loss, lambda s, t, x, noise, *a, **k: x.ndim == 4 and x.shape[1] == 1 < noise.shape[1]), "An x of one channel"),
 }  # fmt: skip
 
 
@@ -1127,6 +1254,7 @@ RIGHT = {
     "stages: from the equations": (C.check_stages, stages_with()),
     "stages: numpy": (C.check_stages, in_numpy),
     "stages: the shift, tuples, ints": (C.check_stages, from_the_shift),
+    "stages: fractions": (C.check_stages, lambda cuts, gamma=1 / 3: [Stage(*map(Fraction, s)) for s in stages(cuts, gamma)]),
     "stages: float64 tensors": (C.check_stages, lambda cuts, gamma=1 / 3: [Stage(*exact(*s).tolist()) for s in stages(cuts, gamma)]),
     "down: slices": (C.check_down, lambda x: (down(x), sliced(x))[1]),
     "down: avg_pool2d": (C.check_down, lambda x: (down(x), torch.nn.functional.avg_pool2d(x, 2))[1]),

@@ -27,6 +27,8 @@ from types import CodeType, FunctionType
 import torch
 from torch import Tensor
 
+from minidistill.checks import is_ours
+
 
 class Wrong(AssertionError):
     """What is wrong with an answer, in a sentence: a notebook shows it in the place of the traceback."""
@@ -54,8 +56,10 @@ def grade(check: Callable, answer: Callable, seconds: float | None = None, gigab
             torch.enable_grad(),
         ):
             check(careful(answer), seed=seed)
-    except (AssertionError, TimeoutError, MemoryError) as error:
-        raise Wrong(str(error) or "An assert in your function fails, without a word.") from error
+    except AssertionError as error:
+        raise Wrong(str(error) if is_ours(error) else f"An assert in your function fails. {error}") from error
+    except (TimeoutError, MemoryError) as error:
+        raise Wrong(str(error)) from error
     except NotImplementedError as error:
         raise Wrong("Nothing here yet: replace `raise NotImplementedError()` by your code.") from error
     except (Exception, SystemExit) as error:

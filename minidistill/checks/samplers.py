@@ -1,268 +1,609 @@
-"""Checks of the samplers: on denoisers whose exact answer, or whose exact error, is known."""
+"""Checks of the samplers: step by step against formulas written out here, and in the limit an exact flow."""
 
+import itertools
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from minidistill import samplers
-from minidistill.checks import close, refuses
+from minidistill.checks import (
+    Likely,
+    accepts,
+    close,
+    close_in_float32,
+    column,
+    exact,
+    explained,
+    recorded,
+    refuses,
+)
 from minidistill.checks.oracle import mixture
-from minidistill.oracle import Gaussian
-from minidistill.schedules import cosine, edm, linear_beta, mix, rectified_flow, sigmoid, time_grid
+from minidistill.schedules import cosine, edm, linear_beta, rates, rectified_flow, sigmoid, time_grid
+
+BOUNDS = (1.0, 2.0, 3.0, 5.0, 10.0)  # where people clip x_hat
+CLIPPED = "x_hat is clipped: the denoiser may answer any number."
+
+# shapes: all axes alike, so that times along a wrong one give another number and no error; points; videos;
+# images that are not square. Ends: pure noise and clean data, neither of them, and one step only
+GRIDS = (
+    (cosine, (0.95, 0.8, 0.35, 0.0), (4, 4, 4, 4)),
+    (edm, (9.0, 5.0, 2.0, 0.5), (3, 2)),
+    (rectified_flow, (0.9, 0.5, 0.4, 0.1), (2, 3, 1, 2, 5)),
+    (linear_beta, (1.0, 0.5, 0.02), (3, 1, 2, 5)),
+    (cosine, (1.0, 0.0), (2, 3)),
+)
 
 
-def gaussian_denoiser(schedule, std: float):
-    """E[x | z_t] for x ~ N(0, std^2), written out."""
+def normal(*shape: int, generator: torch.Generator, scale: float = 6.0) -> Tensor:
+    """Numbers that are wider than unit noise, in float64."""
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    def denoiser(z, t):
-        alpha, sigma = (a.reshape(-1, *[1] * (z.ndim - 1)) for a in schedule(t))
-        return alpha * std**2 / (alpha**2 * std**2 + sigma**2) * z
 
-    return denoiser
+def net(z: Tensor, t: Tensor) -> Tensor:
+    """A denoiser that no formula knows. Its answers reach beyond 10, so that clipping shows."""
+    return 12 * torch.tanh(z / 8) * (1 + column(t / (4 + t), z)) + 0.3 * torch.sin(z)
+
+
+def at(schedule: Callable, z: Tensor, *times: Tensor) -> list[list[Tensor]]:
+    """(alpha, sigma) at each of the times, with z's number of axes."""
+    return [[column(c, z) for c in schedule(t)] for t in times]
+
+
+# one step
+
+
+def step(x_hat: Tensor, z: Tensor, t: Tensor, s: Tensor, schedule: Callable) -> Tensor:
+    """DDIM, written out once more."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = at(schedule, z, t, s)
+    return alpha_s * x_hat + sigma_s * (z - alpha_t * x_hat) / sigma_t
+
+
+def slope(x_hat: Tensor, z: Tensor, t: Tensor, schedule: Callable) -> Tensor:
+    """dz/dt = alpha' x_hat + sigma' eps_hat."""
+    ((alpha, sigma),) = at(schedule, z, t)
+    d_alpha, d_sigma = (column(c, z) for c in rates(schedule, t))
+    return d_alpha * x_hat + d_sigma * (z - alpha * x_hat) / sigma
+
+
+def likely_steps(x: Tensor, z: Tensor, t: Tensor, s: Tensor, schedule: Callable) -> Likely:
+    """Wrong DDIM steps that people have written. x is x_hat."""
+    coefficients = at(schedule, z, t, s)
+    (a, b), (c, d) = coefficients
+    eps, dt = (z - a * x) / b, column(s - t, z)
+    missing = "The data's share is still in the noise: eps_hat = (z - alpha_t x_hat) / sigma_t."
+    variances = "The noise shrinks by sigma_s / sigma_t, the standard deviations, not by the variances."
+    scaled = "It is the noise that is scaled by sigma_s / sigma_t, not z by alpha_s / alpha_t."
+    squares = "The schedule says alpha and sigma themselves, not alpha_bar: no squares and no roots."
+    swapped = "x_hat is taken for the noise, or alpha for sigma: x_hat is the data, with the share alpha."
+    yield "This is x_hat, as if every step ended at s = 0: mix it with the noise for time s.", x
+    yield "The noise keeps the size it has at t: sigma_s eps_hat, not sigma_t eps_hat.", c * x + b * eps
+    yield "The data keeps the share it has at t: alpha_s x_hat, not alpha_t x_hat.", a * x + d * eps
+    yield "What is left of z is sigma_t eps_hat: divide by sigma_t.", c * x + d * (z - a * x)
+    yield (
+        "alpha_s where alpha_t belongs: z is at time t, and so is the data in it.",
+        c * x + d * (z - c * x) / b,
+    )
+    yield "The ratio is upside down: sigma_s / sigma_t.", c * x + b / d * (z - a * x)
+    yield "The noise is missing: alpha_s x_hat + sigma_s eps_hat.", c * x
+    yield "The data is missing: alpha_s x_hat + sigma_s eps_hat.", d * eps
+    yield "A sign is wrong: alpha_s x_hat + sigma_s eps_hat.", c * x - d * eps
+    yield "A sign is wrong: eps_hat = (z - alpha_t x_hat) / sigma_t.", c * x + d * (z + a * x) / b
+    yield "t and s are exchanged: z is at time t, and goes to s.", a * x + b * (z - c * x) / d
+    yield missing, c * x + d / b * z
+    yield missing, c * x + d * z
+    yield variances, c * x + d**2 / b**2 * (z - a * x)
+    yield variances, c * x + d / b**2 * (z - a * x)
+    yield variances, c * x + (d / b).sqrt() * (z - a * x)
+    yield scaled, c / a * z + (c - d / b * a) * x
+    yield scaled, c / a * z
+    yield squares, c**2 * x + d**2 * (z - a**2 * x) / b**2
+    yield squares, c.sqrt() * x + d.sqrt() * (z - a.sqrt() * x) / b.sqrt()
+    yield swapped, c * (z - b * x) / a + d * x
+    yield swapped, c * z + d * x
+    yield "This is a step of Euler on dz/dt, and no DDIM step.", z + dt * slope(x, z, t, schedule)
+    yield "eps_hat - x_hat is the velocity of rectified flow alone.", z + dt * (eps - x)
+    yield (
+        "sigma is what the schedule says: it is sqrt(1 - alpha^2) on some schedules only.",
+        c * x + ((1 - c**2) / (1 - a**2)).sqrt() * (z - a * x),
+    )
+    if t.max() <= 1:
+        yield "The schedule is ignored: this is cosine's step.", step(x, z, t, s, cosine)
+    for small in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
+        hint = "A small number is added to sigma_t: divide by sigma_t itself."
+        yield hint, c * x + d / (b + small) * (z - a * x)
+    for bound in BOUNDS:
+        low = x.clamp(-bound, bound)
+        for wrong in (low, c * low + d * eps, step(low, z, t, s, schedule)):
+            yield CLIPPED, wrong
+    for one in (0, -1):
+        for wrong in ((t[one], s[one]), (t, s[one]), (t[one], s)):
+            wrong = step(x, z, *(u.expand_as(t) for u in wrong), schedule)
+            yield "All samples get the times of one: each has its own t and s.", wrong
+    for axis in range(1, z.ndim):
+        if len(t) == z.shape[axis]:
+            (p, q), (u, v) = (
+                [e.reshape(-1, *[1] * (z.ndim - axis - 1)) for e in pair] for pair in coefficients
+            )
+            hint = (
+                f"alpha and sigma run along axis {axis} of z, and must along axis 0: one of each per sample."
+            )
+            yield hint, u * x + v * (z - p * x) / q
 
 
 def check_ddim_step(ddim_step=samplers.ddim_step, seed: int = 0) -> None:
-    """If x_hat is the data, the step only changes the proportion of data and noise; DDIM is Euler in rho."""
+    """Value on five schedules, both ends, small noise, gradients, float32, refusals."""
     g = torch.Generator().manual_seed(seed)
-    x, eps, other = torch.randn(3, 4, 4, 4, 4, generator=g, dtype=torch.float64)
-    t = 0.3 + 0.6 * torch.rand(4, generator=g, dtype=torch.float64)
-    s = t * torch.rand(4, generator=g, dtype=torch.float64)
-    for schedule in (cosine, linear_beta, sigmoid, rectified_flow, edm):
-        z = mix(x, eps, t, schedule)
+    for schedule, latest, shape in (
+        (cosine, 1, (4, 4, 4, 4)),
+        (linear_beta, 1, (5, 2)),
+        (sigmoid, 1, (3, 2, 1, 3, 5)),
+        (rectified_flow, 1, (2, 1, 3, 5)),
+        (edm, 50, (6, 3)),
+    ):
+        x_hat, z = normal(2, *shape, generator=g)
+        t = latest * (0.3 + 0.6 * torch.rand(shape[0], generator=g, dtype=torch.float64))
+        s = t * (0.1 + 0.8 * torch.rand(shape[0], generator=g, dtype=torch.float64))
+        what, inputs = f"z of shape {shape} on {schedule.__name__}", (x_hat, z, t, s)
+        before = [a.clone() for a in inputs]
+        found = accepts(lambda: ddim_step(*inputs, schedule), what)
+        assert all(torch.equal(a, b) for a, b in zip(inputs, before)), (
+            "x_hat, z, t and s belong to the caller and must stay as they are: z = z - x, not z -= x."
+        )
+        assert isinstance(found, Tensor) and found.shape == z.shape, (
+            f"The result has the shape of z, whatever it is: here {shape}, "
+            f"not {tuple(getattr(found, 'shape', ()))}."
+        )
+        assert found.dtype == z.dtype, f"The result has the dtype of z: here float64, not {found.dtype}."
+        assert torch.equal(found, ddim_step(x_hat, z, t, s, schedule)), (
+            "Two calls differ: DDIM draws no noise, it keeps the noise that x_hat implies."
+        )
+        likely = [("This is z, which has not moved.", z), *likely_steps(x_hat, z, t, s, schedule)]
+        hint = f"{what}: alpha_s x_hat + sigma_s eps_hat."
+        explained(found, step(x_hat, z, t, s, schedule), hint, likely, 1e-9)
+
+        # each sample has its own s: 0, t itself, or between
+        mixed = torch.where(torch.arange(len(t)) % 3 == 0, 0 * s, torch.where(s > s.mean(), t, s))
+        found, right = ddim_step(x_hat, z, t, mixed, schedule), step(x_hat, z, t, mixed, schedule)
+        clean = mixed == 0
+        hint = "At s = 0, where sigma_s = 0, the step lands on x_hat: divide by no sigma_s."
+        close(found[clean], x_hat[clean], hint)
         close(
-            ddim_step(x, z, t, s, schedule),
-            mix(x, eps, s, schedule),
-            "With the true x, z_s = alpha_s x + sigma_s eps, sample by sample. Do alpha and sigma have "
-            "z's number of axes? Is the noise z's own, without the data's share?",
+            found[~clean], right[~clean], "Where s = 0 for some samples, the others still have their own s."
         )
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = (
-            [a.reshape(-1, 1, 1, 1) for a in schedule(u)] for u in (t, s)
-        )
-        chord = z / sigma_t + (alpha_s / sigma_s - alpha_t / sigma_t) * other
-        close(
-            ddim_step(other, z, t, s, schedule) / sigma_s,
-            chord,
-            "DDIM is Euler in (rho, z / sigma), slope x_hat.",
-        )
-        close(ddim_step(other, z, t, 0 * s, schedule), other, "A step to t = 0 lands on x_hat.")
-    z, mixed = mix(x, eps, t, cosine), s * torch.tensor([0.0, 1.0, 1.0, 0.0])
-    close(
-        ddim_step(x, z, t, mixed, cosine), mix(x, eps, mixed, cosine), "Each sample has its own s, 0 or not."
-    )
-    low = torch.full((4,), 0.002, dtype=torch.float64)
-    found = ddim_step(x, mix(x, eps, low, edm), low, low / 2, edm)
-    close(found, mix(x, eps, low / 2, edm), "Small noise is noise, too: nothing may be added to sigma.")
-    assert ddim_step(x.float(), z.float(), t.float(), s.float(), cosine).dtype == torch.float32, (
-        "float32 stays."
-    )
-    ones = torch.ones(4, dtype=torch.float64)
-    assert ddim_step(other, x, ones, s, cosine).isfinite().all(), (
-        "At t = 1, alpha is 0: do not divide by alpha."
-    )
-    refuses(lambda: ddim_step(other[:, :1], z, t, s, edm), "An x_hat of another shape must be refused.")
-    refuses(lambda: ddim_step(other, z, t[:1], s, edm), "One time for four samples must be refused.")
+
+    x_hat, z = normal(2, 4, 4, 4, 4, generator=g)
+    t, s = exact(0.9, 0.7, 0.5, 0.8), exact(0.6, 0.2, 0.4, 0.1)
+    late = exact(0.9, 1, 1, 0.8)
+    hint = "At t = 1, alpha_t = 0: z is the noise. Divide by no alpha_t, and do not move t."
+    close(ddim_step(x_hat, z, late, s, cosine), step(x_hat, z, late, s, cosine), hint)
+    early, eps = exact(1e-2, 1e-4, 1e-6, 1e-8), normal(4, 3, generator=g)
+    sigma, x = early[:, None], x_hat[:, 0, 0, :3]
+    kept = (ddim_step(x, x + sigma * eps, early, early / 2, edm) - x) / (sigma / 2)
+    hint = "Small noise is noise, too: nothing may be added to sigma_t, and it is not clamped."
+    close(kept, eps, hint, 1e-5, 1e-5)
+
+    inputs = [a.clone().requires_grad_() for a in (x_hat, z, t, s)]
+    found = ddim_step(*inputs, cosine)
+    weights = normal(*z.shape, generator=g)
+    right = torch.autograd.grad((weights * step(*inputs, cosine)).sum(), inputs)
+    for name, one, expected in zip(("x_hat", "z", "t", "s"), inputs, right):
+        hint = f"The gradient in {name} is lost, or another one: is something detached?"
+        assert found.requires_grad, hint
+        slopes = torch.autograd.grad((weights * found).sum(), one, retain_graph=True, allow_unused=True)[0]
+        close(slopes, expected, hint)
+
+    right = step(x_hat.float().double(), z.float().double(), t, s, cosine)
+    close_in_float32(ddim_step(x_hat.float(), z.float(), t, s, cosine), right, "z_s")
+    found = ddim_step(x_hat, z, t.float(), s.float(), cosine)
+    assert found.dtype == torch.float64, f"z_s has the dtype of z: here float64, not {found.dtype}."
+    for narrow in (x_hat[:, :1], x_hat[:1], x_hat[..., :1], x_hat[0]):
+        hint = f"An x_hat of shape {tuple(narrow.shape)} with z of {tuple(z.shape)} must be refused."
+        refuses(lambda: ddim_step(narrow, z, t, s, cosine), hint)
 
 
-def check_sampler(sampler, seed: int = 0) -> None:
-    """What every sampler must be: on its grid, batch-independent, exact when the data is one point."""
+# many steps
+
+
+def check_walk(sampler: Callable, right: Callable, likely: Callable, rule: str, seed: int) -> None:
+    """Who is asked when and where, every state, gradients, precision, refusals.
+
+    right(denoiser, z, times, schedule) gives all n + 1 states. likely(asked, s, times, schedule) gives what
+    people compute for right(...)'s next question, or the end, from (z, t, x_hat) of those before.
+    """
     g = torch.Generator().manual_seed(seed)
-    z, x = torch.randn(2, 3, 1, 2, 2, generator=g, dtype=torch.float64)
-    asked = []
+    for schedule, times, shape in GRIDS:
+        z, times = normal(*shape, generator=g, scale=9 if schedule is edm else 6), exact(*times)
+        asked, wanted = [], []
+        states = torch.stack(right(recorded(net, wanted), z, times, schedule))
+        grid, start, grid_times = f"times {times.tolist()} on {schedule.__name__}", z.clone(), times.clone()
+        what = f"z of shape {shape} with {grid}"
+        end = accepts(lambda: sampler(recorded(net, asked), z, times, schedule), what)
+        assert isinstance(end, Tensor) and end.shape == z.shape, (
+            f"Without trajectory=True only z at times[-1] is returned, of z's shape {shape}, "
+            f"not {tuple(getattr(end, 'shape', ()))}."
+        )
+        assert end.dtype == z.dtype, f"The end has the dtype of z: here float64, not {end.dtype}."
+        times_asked, times_wanted = ([round(t[0].item(), 4) for _, t in a] for a in (asked, wanted))
+        assert times_asked == times_wanted, (
+            f"With {grid} the denoiser is asked at {times_wanted}, and yours at {times_asked}. {rule}"
+        )
+        assert torch.equal(z, start) and torch.equal(times, grid_times), (
+            "z and times belong to the caller and must stay as they are: z = z + dz, not z += dz."
+        )
+        assert end.isfinite().all(), f"Not finite with {grid}: do you divide by an alpha or sigma that is 0?"
+        assert torch.equal(sampler(net, z, times, schedule), end), "Two calls differ: what is drawn here?"
+        others = torch.cat([z[:1], -z[1:]])
+        hint = "A sample must not depend on its neighbours: is there a mean over the batch?"
+        close(sampler(net, others, times, schedule)[0], end[0], hint)
 
-    def one_point(z, t):
-        asked.append(t)
-        return x.expand_as(z)
+        answers = [net(*question) for question in wanted]
+        stops = [*(t for _, t in wanted), times[-1].expand(len(z))]
+        places, targets = ([*(z for z, _ in a), e] for a, e in ((asked, end), (wanted, states[-1])))
+        close(places[0], z, "The first question is about z itself, as it is given.")
+        for k in range(1, len(places)):
+            old = "The denoiser is asked at the z before this step: ask at the newest."
+            hint = f"Question {k + 1} of {len(wanted)} is at a wrong z, with {grid}."
+            most = max(0.5, places[k].abs().max().item())
+            if k == len(wanted):
+                old = "The last step is missing: the end is the z before it."
+                hint = f"All questions are right, and the end is not, with {grid}."
+            known = [(*question, x_hat) for question, x_hat in zip(wanted[:k], answers)]
+            last = (
+                (old, targets[k - 1]),
+                ("z is clipped: it may be any number.", targets[k].clamp(-most, most)),
+            )
+            wrong = itertools.chain(likely(known, stops[k], times, schedule), last)
+            explained(places[k], targets[k], f"{hint} {rule}", wrong, 1e-9)
 
-    states = sampler(one_point, z, time_grid(4), rectified_flow, trajectory=True)
-    assert isinstance(states, torch.Tensor), "trajectory=True returns one tensor: torch.stack."
-    assert states.shape == (5, 3, 1, 2, 2), (
-        "trajectory=True returns all n + 1 states, stacked: (n + 1, b, *dims)."
-    )
-    close(states[0], z, "The first state is the start.")
-    close(
-        states[-1],
-        x,
-        "When all data is one point, every sampler ends there. Is the last time reached, x_hat left alone?",
-    )
-    assert all(t.shape == (3,) and t.dtype == z.dtype for t in asked), (
-        "The denoiser gets t of shape (b,), z's dtype."
-    )
-    assert min(t.min() for t in asked) > 0, (
-        "Ask at t, the noisier end of each step: at t = 0 the denoiser is never needed."
-    )
-    assert {round(t[0].item(), 9) for t in asked} == {1.0, 0.75, 0.5, 0.25}, (
-        "n steps ask at the n times before the end, and nowhere between."
-    )
+        path = accepts(lambda: sampler(net, z, times, schedule, trajectory=True), "trajectory=True")
+        check_path(path, states, answers)
 
-    denoiser = gaussian_denoiser(cosine, 0.7)
-    few = torch.tensor([1.0, 0.6, 0.5, 0.1], dtype=torch.float64)
-    together = sampler(denoiser, z, few, cosine)
-    close(
-        sampler(denoiser, z[1:2], few, cosine), together[1:2], "A sample must not depend on its neighbours."
-    )
-    refuses(lambda: sampler(denoiser, z, few.flip(0), cosine), "Times that rise must be refused.")
-    refuses(lambda: sampler(denoiser, z, few[:1], cosine), "A single time must be refused.")
-    refuses(lambda: sampler(denoiser, z, few - 0.2, cosine), "Times below 0 must be refused.")
-    refuses(
-        lambda: sampler(denoiser, z, torch.tensor([1.0, 0.5, 0.5, 0.0]), cosine),
-        "Equal times must be refused.",
-    )
+        rough = z.float()
+        path = sampler(recorded(net, []), rough, times, schedule, trajectory=True)
+        states = torch.stack(right(net, rough.double(), times, schedule))
+        close_in_float32(path, states, "Every state", 3e-5)
+        coarse = times.float()
+        end = sampler(recorded(net, []), z, coarse, schedule)
+        assert end.dtype == z.dtype, f"The end has the dtype of z: here float64, not {end.dtype}."
+        hint = "With float32 times and float64 z, the end is another one."
+        close(end, right(net, z, coarse.double(), schedule)[-1], hint, 1e-4, 1e-4)
+
+    z, times = normal(3, 2, generator=g), exact(1, 0.6, 0.5, 0.1)
+    inputs = [torch.ones((), dtype=torch.float64, requires_grad=True), z.requires_grad_()]
+    learned = lambda z, t: inputs[0] * net(z, t)
+    ends = sampler(learned, z, times, cosine), right(learned, z, times, cosine)[-1]
+    for one, name in zip(inputs, ("the denoiser", "z")):
+        hint = f"The gradient in {name} is lost, or another one: is something detached, or under no_grad?"
+        assert ends[0].requires_grad, hint
+        slopes = [torch.autograd.grad(e.sum(), one, retain_graph=True, allow_unused=True)[0] for e in ends]
+        close(slopes[0], slopes[1], hint, 1e-8, 1e-8)
+
+    z = z.detach()
+    for bad, what in (
+        (times.flip(0), "rise"),
+        (exact(1, 0.5, 0.6, 0.1), "rise once, in the middle,"),
+        (exact(1, 0.5, 0.5, 0.1), "stay the same once, in the middle,"),
+        (exact(1, 0.5, 0.2, -0.1), "end below 0"),
+        (exact(1, math.nan, 0.5, 0.1), "hold one nan"),
+        (times[:1], "are a single one"),
+    ):
+        line = lambda t: (1 - t, t)  # refuses nothing itself
+        refuses(lambda: sampler(net, z, bad, line), f"Times that {what} must be refused.")
+    hint = "A denoiser whose answer has another shape than z must be refused: it would be broadcast."
+    refuses(lambda: sampler(lambda z, t: net(z, t)[:, :1], z, times, cosine), hint)
 
 
-def check_order(sampler, order: int, seed: int = 0) -> None:
-    """Twice the steps, 2^order times less error against the exact flow map of a mixture."""
+def check_path(path: Tensor, states: Tensor, answers: list[Tensor]) -> None:
+    """Every state of the trajectory, the start, the middle and the end."""
+    assert isinstance(path, Tensor), "trajectory=True returns one tensor: torch.stack(states)."
+    hint = f"trajectory=True returns all n + 1 states, here {tuple(states.shape)}, not {tuple(path.shape)}:"
+    for what, part in (
+        ("the start is", states[1:]),
+        ("the end is", states[:-1]),
+        ("start and end are", states[1:-1]),
+    ):
+        if path.shape == part.shape and torch.allclose(path, part):
+            hint = f"{hint} {what} missing."
+    assert path.shape == states.shape, f"{hint} torch.stack([z, ..., end]), along a new first axis."
+    first, last = states[:1], states[-1:]
+    likely = [
+        ("The states run from the start to the end: yours run backwards.", states.flip(0)),
+        ("Every state is the end: z changes in place after it was kept.", last.expand_as(states)),
+        ("Every state but the end is the start.", torch.cat([first.expand_as(states[1:]), last])),
+        ("The start is missing, and the end is there twice.", torch.cat([states[1:], last])),
+        ("The start is there twice, and the end is missing.", torch.cat([first, states[:-1]])),
+    ]
+    if len(states) == states.shape[1]:
+        likely.append(("Stacked behind the batch: along a new first axis.", states.transpose(0, 1)))
+    if len(answers) == len(states) - 1:
+        clean = torch.cat([first, torch.stack(answers)[:-1], last])
+        likely.append(("The states in between are z at those times, not what the denoiser answers.", clean))
+    explained(path, states, "The trajectory holds z at each of the times.", likely, 1e-9)
+
+
+def check_order(sampler: Callable, order: int, seed: int) -> None:
+    """Twice the steps, 2^order times less error against the exact flow map of a mixture, at half the points.
+
+    A mean would be that of the few points that an ODE carries close to where the bumps part.
+    """
     thing = mixture(2, 3, seed)
     z = torch.randn(200, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    t, s = torch.full((200,), 0.9).double(), torch.full((200,), 0.2).double()
-    exact = thing.flow_map(z, t, s, rectified_flow)
+    right = thing.flow_map(z, *exact(0.9, 0.2)[:, None].expand(2, 200), rectified_flow)
     errors = []
-    for n in (128, 256):
+    for n in (64, 128):
         grid = time_grid(n, 0.9, 0.2, dtype=torch.float64)
         found = sampler(thing.denoiser(rectified_flow), z, grid, rectified_flow)
-        errors.append((found - exact).square().mean().sqrt().item())
+        errors.append((found - right).norm(dim=1).median().item())
     measured = math.log2(errors[0] / errors[1])
-    hint = f"Twice the steps must divide the error by {2**order}: order {order}, measured {measured:.2f}."
-    if order == 2:
-        hint += " Heun takes the mean of the slopes at both ends, the second at the new point and time."
-    assert abs(measured - order) < 0.25, hint
-
-
-def check_trajectory(sampler, seed: int = 0) -> None:
-    """Every state in between is what the sampler returns when it stops there."""
-    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    denoiser, grid = lambda z, t: torch.tanh(z) * t[:, None], time_grid(4)
-    states = sampler(denoiser, z, grid, cosine, trajectory=True)
-    for k in range(1, 4):
-        stopped = sampler(denoiser, z, grid[: k + 1], cosine)
-        close(states[k], stopped, f"The trajectory holds z at every time: state {k} is another one.", 1e-7)
+    assert abs(measured - order) < 0.25, (
+        f"Twice the steps must divide the error by {2**order}: order {order}, measured {measured:.2f}."
+    )
 
 
 def check_ddim(ddim=samplers.ddim, seed: int = 0) -> None:
-    """Known factors on Gaussian data, first order on a mixture."""
-    check_sampler(ddim, seed)
-    check_trajectory(ddim, seed)
-    # Gaussian data: every step is a known factor. The data is wide, so that clipping x_hat shows
-    std, z = 2.0, 3 * torch.randn(5, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    grid = torch.tensor([1.0, 0.8, 0.35, 0.0], dtype=torch.float64)
-    factor = 1.0
-    angles = (math.pi / 2 * grid).tolist()
-    for phi, psi in zip(angles, angles[1:]):
-        share = math.cos(phi) * std**2 / (math.cos(phi) ** 2 * std**2 + math.sin(phi) ** 2)
-        factor *= math.cos(psi) * share + math.sin(psi) * (1 - math.cos(phi) * share) / math.sin(phi)
-    found = ddim(gaussian_denoiser(cosine, std), z, grid, cosine)
-    close(
-        found,
-        factor * z,
-        "On Gaussian data each step is a known factor. Is the denoiser asked at the newest z?",
-    )
+    """One DDIM step after the other, and first order on a mixture."""
+
+    def right(denoiser, z, times, schedule):
+        states = [z]
+        for t, s in zip(times[:-1, None].expand(-1, len(z)), times[1:, None].expand(-1, len(z))):
+            states.append(step(denoiser(states[-1], t), states[-1], t, s, schedule))
+        return states
+
+    def likely(asked, s, times, schedule):
+        z, t, x_hat = asked[-1]
+        yield from likely_steps(x_hat, z, t, s, schedule)
+
+    rule = "Ask once at the noisier end t of each step, at the newest z, and take a DDIM step to s."
+    check_walk(ddim, right, likely, rule, seed)
     check_order(ddim, 1, seed)
 
 
 def check_euler(euler=samplers.euler, seed: int = 0) -> None:
-    """DDIM on rectified flow, one step by hand on another schedule, first order on a mixture."""
-    check_sampler(euler, seed)
-    check_trajectory(euler, seed)
-    thing = mixture(2, 3, seed)
-    z = torch.randn(50, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    denoiser, grid = thing.denoiser(rectified_flow), time_grid(5)
-    same = samplers.ddim(denoiser, z, grid, rectified_flow)
-    close(euler(denoiser, z, grid, rectified_flow), same, "For rectified flow, Euler is DDIM.", 1e-9)
-    # and for the cosine schedule it is not: one step from 0.5 to 0.4, by hand
-    x_hat, c = 0.3 * torch.ones_like(z), math.sqrt(0.5)
-    slope = math.pi / 2 * (-c * x_hat + c * (z - c * x_hat) / c)
-    step = euler(lambda z, t: x_hat, z, torch.tensor([0.5, 0.4]).double(), cosine)
-    close(step, z - 0.1 * slope, "dz/dt = alpha' x_hat + sigma' eps_hat; t falls, so dt is negative.", 1e-7)
+    """Each step of Euler's method on dz/dt, and first order on a mixture."""
+
+    def right(denoiser, z, times, schedule):
+        states = [z]
+        for t, s in zip(times[:-1, None].expand(-1, len(z)), times[1:, None].expand(-1, len(z))):
+            z = states[-1]
+            states.append(z + column(s - t, z) * slope(denoiser(z, t), z, t, schedule))
+        return states
+
+    rule = "Ask once at t for each step: z + (s - t) dz/dt, with dz/dt = alpha' x_hat + sigma' eps_hat."
+    check_walk(euler, right, likely_euler, rule, seed)
     check_order(euler, 1, seed)
 
 
-def check_heun(heun=samplers.heun, seed: int = 0) -> None:
-    """One step by hand, second order on a mixture, and how often it asks."""
-    check_sampler(heun, seed)
-    check_trajectory(heun, seed)
-    check_order(heun, 2, seed)
-    # on the cosine schedule, one step from 0.5 to 0.4 by hand, with a denoiser that depends on z and t
-    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    denoiser = lambda z, t: torch.tanh(z) * t[:, None]
-
-    def slope(z, t):
-        t = torch.full((4,), t, dtype=torch.float64)
-        alpha, sigma = (a[:, None] for a in cosine(t))
-        x_hat = denoiser(z, t)
-        return math.pi / 2 * (-sigma * x_hat + alpha * (z - alpha * x_hat) / sigma)
-
-    first = slope(z, 0.5)
-    expected = z - 0.1 * (first + slope(z - 0.1 * first, 0.4)) / 2
-    found = heun(denoiser, z, torch.tensor([0.5, 0.4], dtype=torch.float64), cosine)
-    hint = "dz/dt = alpha' x_hat + sigma' eps_hat. A last step that ends above t = 0 is a Heun step, too."
-    close(found, expected, hint, 1e-9)
-    calls = []
-    heun(lambda z, t: calls.append(t) or 0 * z, torch.ones(1, 2), time_grid(3), cosine)
-    assert len(calls) == 5, (
-        "Heun asks twice per step, but once on the step that ends at t = 0, where it stays Euler."
+def likely_euler(asked: list, s: Tensor, times: Tensor, schedule: Callable) -> Likely:
+    """Wrong Euler steps that people have written."""
+    z, t, x = asked[-1]
+    (a, b), (c, d) = at(schedule, z, t, s)
+    eps, dt, v = (z - a * x) / b, column(s - t, z), slope(x, z, t, schedule)
+    d_alpha, d_sigma = (column(r, z) for r in rates(schedule, t))
+    yield "Time falls: s - t is negative, and your step goes the other way.", z - dt * v
+    yield "This is a DDIM step. Euler's is z + (s - t) dz/dt.", step(x, z, t, s, schedule)
+    yield (
+        "eps_hat - x_hat is the velocity of rectified flow alone: convert for this schedule.",
+        z + dt * (eps - x),
     )
+    yield "x_hat - eps_hat has the wrong sign, and is rectified flow's alone.", z + dt * (x - eps)
+    yield (
+        "v = alpha eps_hat - sigma x_hat is not dz/dt = alpha' x_hat + sigma' eps_hat.",
+        z + dt * (a * eps - b * x),
+    )
+    yield "x_hat is where the data is, not a velocity: convert it.", z + dt * x
+    yield "x_hat - z is not the velocity: convert x_hat.", z + dt * (x - z)
+    yield "(z - x_hat) / t is the velocity of rectified flow and EDM alone.", z + dt * (z - x) / column(t, z)
+    yield "alpha' and sigma' are exchanged.", z + dt * (d_sigma * x + d_alpha * eps)
+    yield "alpha' x_hat is missing in dz/dt.", z + dt * d_sigma * eps
+    yield "sigma' eps_hat is missing in dz/dt.", z + dt * d_alpha * x
+    yield "The step is as long as t, and must be s - t.", z - column(t, z) * v
+    yield "The step is s - t, not a half of it.", z + dt / 2 * v
+    yield "The step is not multiplied by s - t.", z + v
+    yield (
+        "All steps have one length, and must be s - t each.",
+        z + (times[-1] - times[0]) / (len(times) - 1) * v,
+    )
+    for bound in BOUNDS:
+        wrong = z + dt * slope(x.clamp(-bound, bound), z, t, schedule)
+        yield CLIPPED, wrong
+    if t.max() <= 1:
+        yield "The schedule is ignored: this is the slope on cosine.", z + dt * slope(x, z, t, cosine)
+        if (t < 1).all():
+            yield (
+                "The schedule is ignored: this is the slope on rectified flow.",
+                z + dt * slope(x, z, t, rectified_flow),
+            )
+
+
+def check_heun(heun=samplers.heun, seed: int = 0) -> None:
+    """Both slopes of each step, the last step that is Euler's or not, second order on a mixture."""
+
+    def right(denoiser, z, times, schedule):
+        states = [z]
+        for t, s in zip(times[:-1, None].expand(-1, len(z)), times[1:, None].expand(-1, len(z))):
+            z, dt = states[-1], column(s - t, states[-1])
+            first = slope(denoiser(z, t), z, t, schedule)
+            end = z + dt * first
+            if schedule(s)[1].min() > 0:
+                end = z + dt * (first + slope(denoiser(end, s), end, s, schedule)) / 2
+            states.append(end)
+        return states
+
+    def likely(asked, s, times, schedule):
+        if len(asked) % 2:  # asked at z: Euler's step, which the second question or the end looks at
+            yield "The second slope is at the old point: ask at z + (s - t) slope, and at s.", asked[-1][0]
+            yield from likely_euler(asked, s, times, schedule)
+            return
+        (z, t, x), (z_s, s, x_s) = asked[-2:]
+        dt, first, second = column(s - t, z), slope(x, z, t, schedule), slope(x_s, z_s, s, schedule)
+        ends = "The step ends at z + (s - t) (slope + slope_s) / 2:"
+        yield f"{ends} yours ends where Euler's step ends.", z_s
+        yield f"{ends} yours starts from the Euler point, not from z.", z_s + dt * (first + second) / 2
+        yield f"{ends} in yours the half is missing, or it starts from the Euler point.", z_s + dt * second
+        yield (
+            f"{ends} in yours only slope_s is halved, or it starts from the Euler point.",
+            z_s + dt * second / 2,
+        )
+        yield f"{ends} in yours only the first slope is halved.", z + dt * (first / 2 + second)
+        yield f"{ends} yours takes slope_s alone.", z + dt * second
+        yield f"{ends} yours has a minus.", z + dt * (first - second) / 2
+        yield f"{ends} yours has a minus.", z + dt * (second - first) / 2
+        yield f"{ends} yours goes the other way.", z - dt * (first + second) / 2
+        converted = "slope_s is x_s, converted at the new point and the new time: yours at"
+        for old, where, when in (("the old time", z_s, t), ("the old point", z, s), ("the old ones", z, t)):
+            wrong = z + dt * (first + slope(x_s, where, when, schedule)) / 2
+            yield f"{converted} {old}.", wrong
+        mean = "It is the slopes that are averaged, not the two x_hat: this is a DDIM step."
+        yield mean, step((x + x_s) / 2, z, t, s, schedule)
+        for bound in BOUNDS:
+            low, low_s = x.clamp(-bound, bound), x_s.clamp(-bound, bound)
+            for wrong in (slope(low, z, t, schedule), first):
+                end = z + dt * (wrong + slope(low_s, z_s, s, schedule)) / 2
+                yield CLIPPED, end
+
+    rule = (
+        "Ask at t for Euler's step, then where it ends, at s, and go from z with the mean of both slopes. "
+        "Only a step that ends at sigma = 0 stays Euler's, and does not ask there."
+    )
+    check_walk(heun, right, likely, rule, seed)
+    check_order(heun, 2, seed)
+
+
+# fresh noise
+
+
+def fresh(z: Tensor, n: int, seed: int) -> list[Tensor]:
+    """n noises for z, in float64."""
+    g = torch.Generator().manual_seed(seed + 1)
+    return [torch.randn(z.shape, generator=g, dtype=torch.float64) for _ in range(n)]
+
+
+def lifted(x: Tensor, noise: Tensor, s: Tensor, end: Tensor, schedule: Callable) -> Tensor:
+    """x at time end, with as much fresh noise as z has at time s."""
+    (alpha_s, sigma_s), (alpha_e, sigma_e) = at(schedule, x, s, end)
+    keep = alpha_s / alpha_e
+    return keep * x + (sigma_s**2 - keep**2 * sigma_e**2).sqrt() * noise
+
+
+def jumps(f: Callable, z: Tensor, times: Tensor, schedule: Callable, noise: list[Tensor]) -> list[Tensor]:
+    """All states: the start, the lifted ones, the last answer of f."""
+    states, times = [z], times[:, None].expand(-1, len(z))
+    for t, s, n in zip(times[:-1], times[1:-1], noise):
+        states.append(lifted(f(states[-1], t), n, s, times[-1], schedule))
+    return [*states, f(states[-1], times[-2])]
+
+
+def likely_lifts(asked: list, s: Tensor, times: Tensor, schedule: Callable, noise: list[Tensor]) -> Likely:
+    """Wrong lifts that people have written, and wrong ends."""
+    z, t, x = asked[-1]
+    end, k = times[-1].expand(len(z)), len(asked) - 1
+    (a, b), (c, d), (p, q) = at(schedule, z, t, s, end)
+    if k == len(times) - 2:
+        yield "The end is f's last answer: yours goes a step of DDIM from it.", step(x, z, t, s, schedule)
+        return
+    n, keep = noise[k], c / p
+    missing = (d**2 - keep**2 * q**2).sqrt()
+    yield "This is what f answers: lift it to the next time with fresh noise.", x
+    yield "This is what f answers, scaled, and without fresh noise.", keep * x
+    scale = "f lands at e, not at 0: its answer is scaled by alpha_s / alpha_e, and so is its noise."
+    yield scale, x + missing * n
+    yield scale, x + (d**2 - q**2).sqrt() * n
+    yield scale, c * x + missing * n
+    yield scale, c * x + (d**2 - (c * q) ** 2).sqrt() * n
+    yield scale, c * x + (d**2 - q**2).sqrt() * n
+    enough = "All of sigma_s is too much noise: what f answers carries sigma_e of noise already."
+    yield enough, keep * x + d * n
+    yield enough, c * x + d * n
+    yield enough, x + d * n
+    yield "The noise in f's answer is scaled by alpha_s / alpha_e too.", keep * x + (d**2 - q**2).sqrt() * n
+    yield (
+        "The noise in f's answer is scaled by alpha_s / alpha_e too.",
+        keep * x + (d**2 - keep * q**2).sqrt() * n,
+    )
+    variances = "It is variances that add: the root of sigma_s^2 - (alpha_s / alpha_e)^2 sigma_e^2."
+    yield variances, keep * x + (d - keep * q) * n
+    yield variances, keep * x + missing**2 * n
+    yield variances, keep * x + (d**2 + keep**2 * q**2).sqrt() * n
+    yield "The fresh noise has the size that is missing, not 1.", keep * x + n
+    yield "This follows the ODE: f is no denoiser, and needs fresh noise.", step(x, z, t, s, schedule)
+    yield "The noise goes on f's answer, not on z.", keep * z + missing * n
+    yield "The noise goes on f's answer, not on z.", z + missing * n
+    yield "Lifted to t once more: the next time is s.", lifted(x, n, t, end, schedule)
+    if times.max() <= 1:
+        yield "The schedule is ignored: this is cosine's lift.", lifted(x, n, s, end, cosine)
+    for bound in BOUNDS:
+        yield CLIPPED, lifted(x.clamp(-bound, bound), n, s, end, schedule)
+    for k, other in enumerate(noise):
+        hint = f"Lift {len(asked)} takes noise {k + 1}: each lift has its own, in the order of the list."
+        yield hint, lifted(x, other, s, end, schedule)
 
 
 def check_renoise(renoise=samplers.renoise, seed: int = 0) -> None:
-    """Exact lifts with given noise, exact marginals with a perfect consistency function."""
+    """Exact lifts with given noise, the same noise drawn by hand, what is left of list and generator."""
 
-    def without_noise(f, z, times, schedule, trajectory=False):
-        return renoise(f, z, times, schedule, noise=[0 * z] * (len(times) - 2), trajectory=trajectory)
+    def given(f, z, times, schedule, trajectory=False):
+        noise = [n.to(z.dtype) for n in fresh(z, len(times) - 2, seed)]
+        return renoise(f, z, times, schedule, noise=noise, trajectory=trajectory)
 
-    check_sampler(without_noise, seed)
+    def right(f, z, times, schedule):
+        return jumps(f, z, times, schedule, fresh(z, len(times) - 2, seed))
+
+    def likely(asked, s, times, schedule):
+        return likely_lifts(asked, s, times, schedule, fresh(asked[0][0], len(times) - 2, seed))
+
     g = torch.Generator().manual_seed(seed)
-    z, n1, n2 = torch.randn(3, 4, 2, generator=g, dtype=torch.float64)
-    f = lambda z, t: torch.tanh(z) + t[:, None]
-
-    grid = torch.tensor([80.0, 5.0, 2.0, 0.5], dtype=torch.float64)  # a large t_min, so that it shows
-    x = f(z, torch.full((4,), 80.0).double())
-    x = f(x + (5.0**2 - 0.5**2) ** 0.5 * n1, torch.full((4,), 5.0).double())
-    x = f(x + (2.0**2 - 0.5**2) ** 0.5 * n2, torch.full((4,), 2.0).double())
-    hint = "f lands at e = times[-1], here 0.5, not at 0: lift with sqrt(s^2 - e^2) fresh noise. Is f last?"
-    close(renoise(f, z, grid, edm, noise=[n1, n2]), x, hint)
-
-    grid = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
-    x = f(z, torch.ones(4).double())
-    x = f(math.sqrt(0.5) * x + math.sqrt(0.5) * n1, torch.full((4,), 0.5).double())
-    close(
-        renoise(f, z, grid, cosine, noise=[n1]),
-        x,
-        "On the cosine schedule the sample is scaled by alpha, too.",
+    z, times = normal(3, 2, 3, generator=g), exact(1.0, 0.7, 0.4, 0.2)
+    noise = fresh(z, 2, seed)
+    mine = list(noise)
+    accepts(lambda: renoise(recorded(net, []), z, times, cosine, noise=mine), f"Times {times.tolist()}")
+    assert len(mine) == 2 and all(a is b for a, b in zip(mine, noise)), (
+        "The list of noises belongs to the caller, and must stay as it was: no pop, nothing put in its place."
     )
+    for a, b in zip(noise, fresh(z, 2, seed)):
+        close(a, b, "The noises belong to the caller, and must stay as they were: nothing in place.", 0, 0)
 
-    grid = torch.tensor([1.0, 0.8, 0.5], dtype=torch.float64)  # f lands at 0.5, where alpha is not 1
-    (alpha_s, alpha_e), (sigma_s, sigma_e) = (a.tolist() for a in cosine(grid[1:]))
-    keep = alpha_s / alpha_e
-    x = keep * f(z, torch.ones(4).double()) + (sigma_s**2 - keep**2 * sigma_e**2) ** 0.5 * n1
-    x = f(x, torch.full((4,), 0.8, dtype=torch.float64))
-    hint = "From where f lands, at e, signal and sigma_e are scaled by alpha_s / alpha_e."
-    close(renoise(f, z, grid, cosine, noise=[n1]), x, hint)
+    rule = "n steps ask n times, from times[0] to times[-2]. Each answer but the last is lifted."
+    check_walk(given, right, likely, rule, seed)
 
-    # a perfect consistency function keeps the data distribution, at any number of steps
-    gaussian = Gaussian(torch.zeros(1).double(), torch.tensor([[0.25]]).double())
-    grid = torch.tensor([0.99, 0.7, 0.4, 0.1], dtype=torch.float64)
-    end = torch.full((100_000,), 0.1).double()
-    perfect = lambda z, t: gaussian.flow_map(z, t, end[: len(z)], cosine)
-    alpha, sigma = (a.item() for a in cosine(grid[:1]))
-    z = (alpha**2 * 0.25 + sigma**2) ** 0.5 * torch.randn(100_000, 1, generator=g, dtype=torch.float64)
-    alpha, sigma = (a.item() for a in cosine(grid[-1:]))
-    std = renoise(perfect, z, grid, cosine, generator=g).std()
-    truth = torch.tensor((alpha**2 * 0.25 + sigma**2) ** 0.5).double()
-    close(
-        std,
-        truth,
-        "A perfect consistency function and fresh noise must keep the marginals exact.",
-        0.0,
-        0.012,
+    by_hand, same = (torch.Generator().manual_seed(seed + 2) for _ in range(2))
+    one, two, three, _ = (torch.randn(z.shape, generator=by_hand, dtype=z.dtype) for _ in range(4))
+    calls = [renoise(net, z, times, cosine, generator=same) for _ in range(2)]
+    again = renoise(net, z, times, cosine, generator=torch.Generator().manual_seed(seed + 2))
+    assert torch.equal(again, calls[0]), "The generator must decide all randomness, and here it does not."
+    assert not torch.equal(calls[0], calls[1]), (
+        "A second call with the same generator must go on in it and draw new noise: do not seed it anew."
     )
+    drawn = [
+        (
+            "Drawn once, and used at every lift: draw new noise for each.",
+            jumps(net, z, times, cosine, [one, one])[-1],
+        ),
+        ("The first noise drawn is not the first one used.", jumps(net, z, times, cosine, [two, one])[-1]),
+        (
+            "A noise is drawn and not used: n steps draw n - 1 times.",
+            jumps(net, z, times, cosine, [two, three])[-1],
+        ),
+    ]
+    hint = "Without noise, each lift draws randn_like(z, generator): unit Gaussian, once for each lift."
+    explained(calls[0], jumps(net, z, times, cosine, [one, two])[-1], hint, drawn, 1e-9)
+    assert torch.equal(same.get_state(), by_hand.get_state()), (
+        "Numbers are drawn that are not used: n steps draw n - 1 times, and nothing after the last answer."
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 3)
+        noise = [torch.randn(z.shape, dtype=z.dtype) for _ in range(2)]
+        torch.manual_seed(seed + 3)
+        hint = "With neither noise nor generator, torch's own random numbers are drawn: randn_like(z, None)."
+        close(renoise(net, z, times, cosine), jumps(net, z, times, cosine, noise)[-1], hint, 1e-9, 1e-9)
+    found = renoise(recorded(net, []), z.float(), times, cosine, generator=same)
+    assert found.dtype == torch.float32, f"Noise is drawn in z's dtype: here float32, not {found.dtype}."
 
-    once = renoise(f, z[:4], grid, cosine, generator=torch.Generator().manual_seed(1))
-    again = renoise(f, z[:4], grid, cosine, generator=torch.Generator().manual_seed(1))
-    close(once, again, "The generator must decide all randomness.", 0.0, 0.0)
-    one = z[:1]
-    refuses(
-        lambda: renoise(f, z[:4], grid, cosine, noise=[one, one]), "Noise of another shape must be refused."
-    )
-    refuses(
-        lambda: renoise(f, z[:4], grid, cosine, noise=[z[:4]]),
-        "Three steps need two noises: one must be refused.",
-    )
+    for bad in ([], noise[:1], [*noise, z]):
+        hint = f"{len(bad)} noises for 3 steps must be refused: there are 2 lifts."
+        refuses(lambda: renoise(net, z, times, cosine, noise=bad), hint)
+    for narrow in (z[:1], z[:, :1], z[..., :1], z[0]):
+        for bad in ([narrow, z], [z, narrow]):
+            hint = f"Noise of shape {tuple(narrow.shape)} for z of {tuple(z.shape)} must be refused."
+            refuses(lambda: renoise(net, z, times, cosine, noise=bad), hint)
