@@ -118,8 +118,9 @@ def diffusion_loss(
 ) -> Time:
     """The teacher's loss: the distance of x_hat to the data, at a random time in (0, 1]: (b,).
 
-    Salimans & Ho (2022), algorithm 1. Mean over each sample, weighted; the generator decides time and noise.
-    Raises ValueError for an unknown weighting, and for an answer of another shape than x.
+    Salimans & Ho (2022), algorithm 1. Mean over each sample, weighted; no clipping. Time and noise are drawn
+    for each sample on its own, from the generator, which alone decides, or from torch's. Raises ValueError
+    for an unknown weighting, and for an answer of another shape than x.
     """
     need.samples(x=x)
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
@@ -151,7 +152,8 @@ def progressive_loss(
     """The distance of the student of n steps to two steps of the teacher of 2 n, at a random grid time: (b,).
 
     Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0
-    is not. Mean over each sample, weighted; no clipping. The data is only used to make z_t.
+    is not. Mean over each sample, weighted; no clipping. The data is only used to make z_t. i and the noise
+    are drawn for each sample on its own, from the generator, which alone decides, or from torch's.
     """
     need.samples(x=x)
     n = need.whole("n", n, why=", the student's steps")

@@ -32,7 +32,7 @@ from minidistill.progressive import (
     two_step_target,
 )
 from minidistill.samplers import ddim, ddim_step, euler, heun, renoise
-from minidistill.schedules import cosine, edm, log_snr, mix, rectified_flow, time_grid
+from minidistill.schedules import cosine, edm, like, log_snr, mix, rectified_flow, time_grid
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "progressive.json").read_text())
 CHECKS = [
@@ -207,6 +207,20 @@ def weights_in_z_precision(x_1, x_2, a, b, **_):
     return blend()(x_1, x_2, [c.to(x_1.dtype) for c in a], [c.to(x_1.dtype) for c in b])
 
 
+def like_first(x_1, x_2, a, b, **_):
+    return blend()(x_1, x_2, *([like(c, x_1) for c in cs] for cs in (a, b)))
+
+
+def unsnapped(teacher, z, t, n, schedule):
+    """m = t - 0.5 / n from the caller's t, which may be off by 1e-8."""
+    grid = progressive.grid_times(t, n)
+    with torch.no_grad():
+        m, s = t - 0.5 / n, (t - 1 / n).clamp(min=0)
+        x_1 = same_shape(teacher(z, grid[0].to(z.dtype)), z)
+        x_2 = teacher(checks.step(x_1, z, t, m, schedule).to(z.dtype), m.to(z.dtype))
+        return blend()(x_1, x_2, *zip(*checks.at(schedule, z, t, m, s))).to(z.dtype)
+
+
 def float32_for_half(x_1, x_2, a, b, **_):
     return blend()(x_1.float() if x_1.dtype == torch.bfloat16 else x_1, x_2, a, b)
 
@@ -269,6 +283,25 @@ TARGETS = {
     "19: the target clipped [formula]": (target_with(lambda **k: blend()(**k).clamp(-1, 1)), "target is clipped"),
     "x_1 clipped [formula]": (target_with(blend(), first=lambda x_1: x_1.clamp(-1, 1)), "x_1 is clipped"),
     "the target clipped to 5 [formula]": (target_with(lambda **k: blend()(**k).clamp(-5, 5)), "target is clipped"),
+    "the target clipped to 500 [formula]": (target_with(lambda **k: blend()(**k).clamp(-500, 500)), "target is clipped"),
+    "x_1 clipped to 10 [formula]": (target_with(blend(), first=lambda x_1: x_1.clamp(-10, 10)), "x_1 is clipped"),
+    "x_2 clipped to 50 [formula]": (target_with(lambda x_2, **k: blend()(x_2=x_2.clamp(-50, 50), **k)), "x_2 is clipped"),
+    "z clipped to 5 [formula]": (
+        lambda f, z, *a: two_step_target(f, z.clamp(-5, 5), *a), "z is clipped, and a teacher must see all"),
+    "x_2 near the data [end]": (
+        target_with(special(lambda t, n: t - 1 / n < 1e-3, lambda x_1, x_2: x_2)), "must land where two"),
+    "x_2 for many steps [argument]": (
+        target_with(lambda x_1, x_2, n, **k: x_2 if n > 64 else blend()(x_1, x_2, **k)), "Your target is x_2"),
+    "the mean for many steps [argument]": (
+        target_with(lambda x_1, x_2, n, **k: (x_1 + x_2) / 2 if n > 64 else blend()(x_1, x_2, **k)), "plain mean of x_1 and x_2"),
+    "one sample at another m [formula]": (target_with(second_t=lambda t, m: torch.where(
+        torch.arange(len(t)) == len(t) - 1, m + (t - m) / 5, m)), "yours at t - 0.4 / n"),
+    "t = 1 refused [end]": (
+        lambda f, z, t, n, schedule: two_step_target(f, z, t + 9 * (t == 1), n, schedule), "t = 1, with n = 4, is valid"),
+    "the first interval refused [end]": (
+        lambda f, z, t, n, schedule: two_step_target(f, z, t - t * (t * n < 1.5), n, schedule), "t = 0.25, with n = 4, is valid"),
+    "an answer changed in place [argument]": (
+        target_with(lambda x_1, x_2, a, b, **_: x_1.mul_(share(a, b)).add_((1 - share(a, b)) * x_2)), "changed in place"),
     "x_1 clipped to 5 [formula]": (target_with(blend(), first=lambda x_1: x_1.clamp(-5, 5)), "x_1 is clipped"),
     "x_2 clipped [formula]": (target_with(lambda x_2, **k: blend()(x_2=x_2.clamp(-1, 1), **k)), "x_2 is clipped"),
     "inference mode [gradient]": (torch.inference_mode()(two_step_target), "No loss can use a tensor of torch.inference_mode"),
@@ -312,8 +345,15 @@ TARGETS = {
         with_times(lambda t, n: (t[:1].expand_as(t), n)), "The first teacher step starts at t"),
     "D4: the quotient, in bfloat16 [precision]": (quotient_target, "not the quotient"),
     "weights in z's precision [precision]": (target_with(weights_in_z_precision), "weights computed in t's precision"),
-    "float32 target for bfloat16 z [precision]": (uncast(two_step_target), "dtype of z, here bfloat16"),
-    "i counted by cutting off [precision]": (with_times(cut_off), "by rounding, not by cutting off"),
+    "float32 target for bfloat16 z [precision]": (uncast(two_step_target), "dtype of z, here torch.bfloat16"),
+    "i counted by cutting off [precision]": (with_times(cut_off), "Count i = t n by rounding, not by cutting off"),
+    "times that are not snapped [precision]": (
+        target_with(blend(), second_t=lambda t, m: m + 5e-9), "m is .* and not t - 0.5 / n|Right to five digits"),
+    "m from a float32 t, not snapped [precision]": (unsnapped, "not t - 0.5 / n"),
+    "m in float32 [precision]": (target_with(second_t=lambda t, m: m.float()), "Right to five digits"),
+    "times in z's dtype [precision]": (
+        with_times(lambda t, n: (t, n), lambda f, z, t, *a: two_step_target(f, z, t.to(z.dtype), *a)), "computed in t's dtype"),
+    "like before the weights [precision]": (target_with(like_first), r"before like\(c, z\)"),
     "float32 grids refused [precision]": (
         lambda f, z, t, n, schedule: two_step_target(f, z, t + ((t * n).round() / n - t).abs().gt(1e-12), n, schedule),
         "computed in float32.* is valid"),
@@ -326,17 +366,21 @@ TARGETS = {
     "computed in float32 always [precision]": (all_in_float32, "dtype of z|lower precision|starts at z"),
     "the result rounded to float32 [precision]": (
         lambda f, z, *a: two_step_target(f, z, *a).float().to(z), "no further"),
-    "refused only if all are off [refusal]": (refuses_only_if_all, r"t = 0 is not one of .* among good"),
+    "refused only if all are off [refusal]": (refuses_only_if_all, r"t = 0 is not one of .* among others"),
     "t = 0 accepted [refusal]": (taken(lambda t: t == 0, 0.25), r"t = 0 is not one of"),
     "negative times accepted [refusal]": (taken(lambda t: t < 0, 0.25), r"t = -0.25 is not one of"),
     "times above 1 accepted [refusal]": (taken(lambda t: t > 1, 1.0), r"t = 1.25 is not one of"),
     "times off the grid accepted [refusal]": (
         with_times(lambda t, n: (torch.where((t == 0.6) & (n == 4), 0.5, t), n)), r"t = 0.6 is not one of"),
-    "times near the grid accepted [refusal]": (taken(lambda t: (t - 0.501).abs() < 1e-6, 0.5), r"t = 0.501 is not one of"),
+    "times near the grid accepted [refusal]": (taken(lambda t: (t - 0.5001).abs() < 1e-6, 0.5), r"t = 0.5001 is not one of"),
     "nan accepted [refusal]": (taken(torch.isnan, 0.5), r"t = nan is not one of"),
+    "times above 1 accepted where the schedule goes on [refusal]": (
+        lambda f, z, t, n, schedule: two_step_target(f, z, t.clamp(max=1) if schedule is edm else t, n, schedule),
+        r"t = 1.25 is not one of"),
+    "no steps accepted at t = 1 [refusal]": (with_times(lambda t, n: (t, n or int((t == 1).all()))), r"n = 0 must be refused"),
     "no steps accepted [refusal]": (with_times(lambda t, n: (t, n or 4)), r"n = 0 must be refused"),
     "a negative number of steps accepted [refusal]": (with_times(lambda t, n: (t, abs(n))), r"n = -4 must be refused"),
-    "a narrow teacher broadcast [refusal]": (broadcast, "teacher whose answer has another shape"),
+    "a narrow teacher broadcast [refusal]": (broadcast, "teacher whose answers have another shape"),
     "four steps always [argument]": (with_times(lambda t, n: (t, 4)), "n = 7.* is valid"),
     "the cosine schedule in the weights [argument]": (
         target_with(lambda z, t, m, s, x_1, x_2, **_: blend()(x_1, x_2, *zip(*checks.at(cosine, z, t.clamp(max=1), m, s)))),
@@ -440,6 +484,37 @@ def built(target):
     return loss_with(target=TARGETS[target][0])
 
 
+def copied(generator):
+    """A generator in the state of this one, which stays where it is."""
+    return generator and torch.Generator().set_state(generator.get_state())
+
+
+def spread(answer, z):
+    """The answer, over all of z where it is narrower."""
+    return answer.expand_as(z) if answer.ndim == z.ndim else answer
+
+
+def antithetic(x, generator):
+    """The second half of the noise is the first with the other sign."""
+    half = torch.randn(x[: (len(x) + 1) // 2].shape, generator=generator, dtype=x.dtype)
+    return torch.cat([half, -half])[: len(x)]
+
+
+def noise_from_i(student, teacher, x, n, *more):
+    """The noise is a function of the times that were drawn."""
+    drawn = []
+
+    def integers(n, b, generator):
+        drawn.append(torch.randint(1, n + 1, (b,), generator=generator))
+        return drawn[0]
+
+    def noise(x, generator):
+        seeded = torch.Generator().manual_seed(int((drawn[0] * torch.arange(len(x))).sum()))
+        return torch.randn(x.shape, generator=seeded, dtype=x.dtype)
+
+    return loss_with(integers=integers, noise=noise)(student, teacher, x, n, *more)
+
+
 LOSSES = {
     "23: i in 0..n-1, with 0 taken for 1 [end]": (loss_with(index=lambda i, n: (i - 1).clamp(min=1)), "t = 1, where sampling starts"),
     "23: i never n [end]": (loss_with(index=lambda i, n: i.clamp(max=max(n - 1, 1))), "t = 1, where sampling starts"),
@@ -470,7 +545,7 @@ LOSSES = {
     "one mean error [formula]": (loss_with(reduce=lambda square: square.mean().expand(len(square))), "error is averaged over the batch"),
     "the cosine schedule in the target [argument]": (
         loss_with(target=lambda f, z, t, n, schedule: two_step_target(f, z, t, n, cosine)), "target is that of the cosine schedule"),
-    "the weight capped [formula]": (weigh_with(lambda w, snr: w.clamp(max=5)), "weight is capped at 5"),
+    "the weight capped [formula]": (weigh_with(lambda w, snr: w.clamp(max=5)), "weight is wrong. .* yours is capped at 5"),
     "noise a tenth too wide [formula]": (
         loss_with(noisy=lambda x, eps, t, n, schedule: mix(x, 1.1 * eps, t, schedule)), "noise in z has variance 1.[12]"),
     "the target clipped inside the loss [formula]": (
@@ -527,6 +602,42 @@ LOSSES = {
         "one number for each sample"),
     "the square norm of the channels [shape]": (
         loss_with(reduce=lambda square: square.flatten(2).mean(2).sum(1) if square.ndim > 2 else square.mean(1)), "sum over a sample|mean over each sample"),
+    "a permutation for i [random]": (
+        loss_with(integers=lambda n, b, g: torch.randperm(b, generator=g) % n + 1), "No i comes twice"),
+    "a permutation of all i [random]": (
+        loss_with(integers=lambda n, b, g: torch.randperm(max(b, n), generator=g)[:b] % n + 1), "No i comes twice"),
+    "at most eight steps [end]": (
+        loss_with(integers=lambda n, b, g: torch.randint(1, min(n, 8) + 1, (b,), generator=g)), "they are not, at n = 1024"),
+    "i always n [end]": (loss_with(integers=lambda n, b, g: torch.full((b,), n)), "one i, here 4 of 4"),
+    "noise of a copy of the generator [random]": (
+        loss_with(noise=lambda x, g: torch.randn(x.shape, generator=copied(g), dtype=x.dtype)), "not from a copy"),
+    "i of a copy of the generator [random]": (
+        loss_with(integers=lambda n, b, g: torch.randint(1, n + 1, (b,), generator=copied(g))), "not from a copy"),
+    "torch seeded by the generator [random]": (other_generator(
+        lambda g: g and torch.manual_seed(int(torch.randint(10**9, (1,), generator=g))) and None), "own random state stays"),
+    "the noise a function of i [random]": (
+        lambda s, f, x, n, schedule, weighting="snr+1", generator=None: noise_from_i(s, f, x, n, schedule, weighting, generator),
+        "Two calls with one generator draw the same noise"),
+    "antithetic noise [random]": (loss_with(noise=antithetic), "opposite noise"),
+    "clipped noise [formula]": (loss_with(
+        noise=lambda x, g: torch.randn(x.shape, generator=g, dtype=x.dtype).clamp(-3, 3)), "noise is clipped at 3"),
+    "z clipped to 3 [formula]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, eps, t, schedule).clamp(-3, 3)), "z is clipped at 3"),
+    "z clipped to 50 [formula]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, eps, t, schedule).clamp(-50, 50)), "z is clipped at 50"),
+    "the data clipped to 3 [formula]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x.clamp(-3, 3), eps, t, schedule)), "up to 1000 is not clipped"),
+    "the data clipped to 100 [formula]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x.clamp(-100, 100), eps, t, schedule)), "up to 1000 is not clipped"),
+    "x_hat clipped to 20 [formula]": (
+        square_with(lambda found, wanted, z, x: (found.clamp(-20, 20), wanted)), "x_hat is clipped"),
+    "the target clipped to 100 [formula]": (
+        square_with(lambda found, wanted, z, x: (found, wanted.clamp(-100, 100))), "target is clipped"),
+    "the error clipped to 100 [formula]": (
+        loss_with(reduce=lambda square: square.flatten(1).mean(1).clamp(max=100)), "error is clipped at 100"),
+    "the weight capped at 1000 [formula]": (weigh_with(lambda w, snr: w.clamp(max=1000)), r"yours is min\(SNR, 1e\+03\)"),
+    "no noise for one step [argument]": (loss_with(
+        noisy=lambda x, eps, t, n, schedule: mix(x, eps if n > 1 else 0 * eps, t, schedule)), "same noise"),
     "one i for the batch [random]": (
         loss_with(integers=lambda n, b, g: torch.randint(1, n + 1, (1,), generator=g).expand(b)), "not one for the batch"),
     "global randomness [random]": (other_generator(lambda g: None), "i must come from the generator"),
@@ -572,6 +683,11 @@ LOSSES = {
     "an unknown weighting accepted [refusal]": (
         changed(progressive_loss, lambda loss, s, f, x, n, schedule, w, g: loss(
             s, f, x, n, schedule, w.replace(" ", ""), g)), "unknown weighting must be refused"),
+    "a wide answer for a narrow batch [refusal]": (
+        answers_with(lambda found, z, t: found[: len(z), ..., : z.shape[-1]] if found.ndim == z.ndim else found),
+        r"student's answer of shape \(64, 4\)"),
+    "a narrow teacher in the loss [refusal]": (changed(progressive_loss, lambda loss, s, f, x, n, *more: loss(
+        s, lambda z, t: spread(f(z, t), z), x, n, *more)), r"teacher's answer of shape \(64, 1\)"),
     "a student of another shape is broadcast [refusal]": (loss_with(checked=False), r"answer of shape \(64, 1\)"),
     "one answer for the batch is broadcast [refusal]": (
         answers_with(lambda found, z, t: found.expand_as(z) if len(found) == 1 else found), r"answer of shape \(1, 2\)"),
@@ -581,11 +697,6 @@ LOSSES = {
     "one number for a sample is broadcast [refusal]": (
         answers_with(lambda found, z, t: column(found, z).expand_as(z) if found.ndim == 1 else found), r"answer of shape \(64,\)"),
 }  # fmt: skip
-
-
-def spread(answer, z):
-    """The answer, over all of z where it is narrower."""
-    return answer.expand_as(z) if answer.ndim == z.ndim else answer
 
 
 def diffusion_with(
@@ -624,6 +735,26 @@ DIFFUSION = {
         diffusion_with(times=lambda x, g: 0.98 * (1 - torch.rand(len(x), generator=g, dtype=x.dtype))), "to 0.9[78]"),
     "half of the times [formula]": (
         diffusion_with(times=lambda x, g: (1 - torch.rand(len(x), generator=g, dtype=x.dtype)) / 2), "t is uniform"),
+    "times above 1e-3 [end]": (diffusion_with(times=lambda x, g: (
+        1 - torch.rand(len(x), generator=g, dtype=x.dtype)).clamp(min=1e-3)), "t is cut off at 0.001"),
+    "times at most 0.999 [end]": (diffusion_with(times=lambda x, g: (
+        1 - torch.rand(len(x), generator=g, dtype=x.dtype)).clamp(max=0.999)), "t is cut off at 0.999"),
+    "stratified times [random]": (diffusion_with(times=lambda x, g: (
+        torch.arange(len(x)) + 1 - torch.rand(len(x), generator=g, dtype=x.dtype)) / len(x)), "spread evenly over the batch"),
+    "antithetic noise [random]": (diffusion_with(noise=antithetic), "opposite noise"),
+    "noise of a copy of the generator [random]": (diffusion_with(
+        noise=lambda x, g: torch.randn(x.shape, generator=copied(g), dtype=x.dtype)), "not from a copy"),
+    "torch seeded by the generator [random]": (
+        lambda f, x, schedule, weighting="snr+1", generator=None: (
+            generator and torch.manual_seed(int(torch.randint(10**9, (1,), generator=generator))),
+            diffusion_loss(f, x, schedule, weighting))[1], "own random state stays"),
+    "x_hat clipped to 50 [formula]": (diffusion_with(answer=lambda found: found.clamp(-50, 50)), "x_hat is clipped"),
+    "the data clipped to 5 [formula]": (
+        lambda f, x, *a, **k: diffusion_loss(f, x.clamp(-5, 5), *a, **k), "up to 1000 is not clipped"),
+    "a wide answer cut [refusal]": (
+        lambda f, x, *a, **k: diffusion_loss(lambda z, t: (lambda found: (
+            found[: len(z), ..., : z.shape[-1]] if found.ndim == z.ndim else found))(f(z, t)), x, *a, **k),
+        r"answer of shape \(64, 4\)"),
     "one time for the batch [random]": (diffusion_with(
         times=lambda x, g: (1 - torch.rand(1, generator=g, dtype=x.dtype)).expand(len(x))), "not one for the batch"),
     "uniform noise [formula]": (
@@ -637,7 +768,7 @@ DIFFUSION = {
     "the noise from a restarted generator [random]": (diffusion_with(
         noise=lambda x, g: torch.randn(x.shape, generator=restarted(g), dtype=x.dtype)), "one generator draw the same noise"),
     "x_hat clipped [formula]": (diffusion_with(answer=lambda found: found.clamp(-1, 1)), "x_hat is clipped"),
-    "x_hat detached [gradient]": (diffusion_with(answer=lambda found: found.detach()), "No gradient reaches the student"),
+    "x_hat detached [gradient]": (diffusion_with(answer=lambda found: found.detach()), "No gradient reaches the denoiser"),
     "half of x_hat detached [gradient]": (
         diffusion_with(answer=lambda found: (found + found.detach()) / 2), "gradient is not the loss's own"),
     "the cosine schedule always [argument]": (
@@ -671,13 +802,13 @@ def weight_if(wrong_kind, formula):
 
 
 WEIGHTS = {
-    "33: truncated SNR as min(SNR, 1) [formula]": (weight_if("truncated_snr", lambda snr, w: snr.clamp(max=1)), "smaller of SNR and 1"),
+    "33: truncated SNR as min(SNR, 1) [formula]": (weight_if("truncated_snr", lambda snr, w: snr.clamp(max=1)), r"is max\(SNR, 1\): yours is min\(SNR, 1\)"),
     "P6: min-SNR taken for truncated SNR [formula]": (
         weight_if("truncated_snr", lambda snr, w: snr.clamp(max=5)), 'has the weight of "min_snr"'),
     "P6: SNR under the name SNR + 1 [formula]": (weight_if("snr+1", lambda snr, w: snr), 'has the weight of "snr"'),
     "P8: min-SNR in v space [formula]": (weight_if("min_snr", lambda snr, w: w / (snr + 1)), "as for an error in v"),
     "min-SNR in eps space [end]": (weight_if("min_snr", lambda snr, w: w / snr), "as for an error in eps"),
-    "the larger of SNR and gamma [formula]": (weight_if("min_snr", lambda snr, w: snr.clamp(min=5)), "larger of SNR and gamma"),
+    "the larger of SNR and gamma [formula]": (weight_if("min_snr", lambda snr, w: snr.clamp(min=5)), r"yours is max\(SNR, 5\)"),
     "SNR + 1 twice [formula]": (weight_if("snr", lambda snr, w: w * (snr + 1)), "times SNR \\+ 1"),
     "log SNR without its exponential [formula]": (
         lambda kind, l, *gamma: progressive.weight(kind, l.clamp(min=-50).exp(), *gamma), "exponential is taken twice"),
@@ -688,16 +819,40 @@ WEIGHTS = {
     "SNR squared [formula]": (lambda kind, l, *gamma: progressive.weight(kind, 2 * l, *gamma), "of SNR squared"),
     "noise and data exchanged [formula]": (lambda kind, l, *gamma: progressive.weight(kind, -l, *gamma), "noise and data are exchanged"),
     "divided by the mean [formula]": (weight_if("all", lambda snr, w: w / w.mean()), "divided by their mean"),
-    "SNR capped at 1e6 against overflow [end]": (weight_if("snr", lambda snr, w: snr.clamp(max=1e6)), "nothing is capped but min_snr"),
-    "SNR + 1 capped at 1e6 [end]": (weight_if("snr+1", lambda snr, w: w.clamp(max=1e6)), "nothing is capped but min_snr"),
-    "truncated SNR capped at 1e6 [end]": (weight_if("truncated_snr", lambda snr, w: w.clamp(max=1e6)), "nothing is capped but min_snr"),
-    "SNR capped at 100 [end]": (weight_if("snr", lambda snr, w: w.clamp(max=100)), "is capped at 100"),
+    "SNR capped at 1e6 against overflow [end]": (weight_if("snr", lambda snr, w: snr.clamp(max=1e6)), "nothing else is clamped, also at data"),
+    "SNR + 1 capped at 1e6 [end]": (weight_if("snr+1", lambda snr, w: w.clamp(max=1e6)), "nothing else is clamped, also at data"),
+    "truncated SNR capped at 1e6 [end]": (weight_if("truncated_snr", lambda snr, w: w.clamp(max=1e6)), "nothing else is clamped, also at data"),
+    "SNR capped at 100 [end]": (weight_if("snr", lambda snr, w: w.clamp(max=100)), r"yours is min\(SNR, 100\)"),
     "log SNR clamped to 20 [end]": (
-        lambda kind, l, *gamma: progressive.weight(kind, l.clamp(-20, 20), *gamma), "at pure noise"),
-    "nan at SNR 0 [end]": (weight_if("min_snr", lambda snr, w: w / snr * snr), "at pure noise"),
+        lambda kind, l, *gamma: progressive.weight(kind, l.clamp(-20, 20), *gamma), "nothing else is clamped, also at pure noise"),
+    "nan at SNR 0 [end]": (weight_if("min_snr", lambda snr, w: w / snr * snr), "nan or inf comes out at pure noise"),
     "gamma ignored [argument]": (lambda kind, l, gamma=5.0: progressive.weight(kind, l), "capped at gamma, here 0.5"),
     "another gamma unless given [argument]": (
-        lambda kind, l, gamma=3.0: progressive.weight(kind, l, gamma), "is capped at 3"),
+        lambda kind, l, gamma=3.0: progressive.weight(kind, l, gamma), r"yours is min\(SNR, 3\)"),
+    "gamma caps at most 30 [argument]": (
+        lambda kind, l, gamma=5.0: progressive.weight(kind, l, min(gamma, 30)), "capped at gamma, here 1000"),
+    "gamma / 5 for the 1 of SNR + 1 [argument]": (
+        lambda kind, l, gamma=5.0: l.exp() + gamma / 5 if kind == "snr+1" else progressive.weight(kind, l, gamma),
+        r"min_snr's alone, not snr\+1's"),
+    "truncated SNR at gamma / 5 [argument]": (
+        lambda kind, l, gamma=5.0: l.exp().clamp(min=gamma / 5) if kind == "truncated_snr" else progressive.weight(kind, l, gamma),
+        "min_snr's alone, not truncated_snr's"),
+    "log SNR clamped to -30 [end]": (
+        lambda kind, l, *gamma: progressive.weight(kind, l.clamp(min=-30), *gamma), "nothing else is clamped, also at pure noise"),
+    "SNR kept above 1e-10 [end]": (
+        weight_if("snr", lambda snr, w: snr.clamp(min=1e-10)), "nothing else is clamped, also at pure noise"),
+    "gamma 1 unless given [argument]": (
+        lambda kind, l, gamma=1.0: progressive.weight(kind, l, gamma), r"yours is min\(SNR, 1\)"),
+    "truncated SNR as max(SNR, gamma) [formula]": (
+        weight_if("truncated_snr", lambda snr, w: snr.clamp(min=5)), r"is max\(SNR, 1\): yours is max\(SNR, 5\)"),
+    "SNR at most 1 [formula]": (weight_if("snr", lambda snr, w: snr.clamp(max=1)), r"is SNR: yours is min\(SNR, 1\)"),
+    "SNR at least 5 [formula]": (weight_if("snr", lambda snr, w: snr.clamp(min=5)), r"is SNR: yours is max\(SNR, 5\)"),
+    "SNR by a sigmoid [end]": (weight_if("snr", lambda snr, w: (
+        snr / (1 + snr) / (1 - snr / (1 + snr)))), "nan or inf comes out at data|also at data"),
+    "a decimal logarithm [formula]": (
+        lambda kind, l, *gamma: progressive.weight(kind, l * math.log(10), *gamma), "logarithm is natural"),
+    "the cap straight through [gradient]": (
+        weight_if("min_snr", lambda snr, w: snr + (w - snr).detach()), "derivative in log_snr is lost"),
     "gamma for every kind [argument]": (
         lambda kind, l, gamma=None: progressive.weight(kind, l).clamp(max=gamma) if gamma else progressive.weight(kind, l),
         "gamma is min_snr's alone"),
@@ -742,6 +897,7 @@ HALVINGS = {
         lambda start, end=1: (halvings(start, end), [start >> k for k in range(1, start.bit_length())])[1], "down to 1, and not to the end"),
     "halvings that floor odd counts [refusal]": (
         lambda start, end=1: [start >> k for k in range(1, start.bit_length()) if start >> k >= end], r"halvings\(12, 1\) must be refused"),
+    "ten students at most [end]": (halve(lambda start, end, ours: ours[:10]), r"halvings\(1048576, 1\) is"),
     "floats [precision]": (halve(lambda start, end, ours: [float(k) for k in ours]), "whole numbers, got 4.0"),
     "a tuple [shape]": (halve(lambda start, end, ours: tuple(ours)), "A list of step counts, not tuple"),
     "end = 0 gives an answer [refusal]": (
@@ -772,7 +928,9 @@ QUOTIENTS = {
     "the quotient with a plus [formula]": (quotient_with(minus=(1, -1)), "sign is wrong in the numerator"),
     "the quotient with alpha_m [formula]": (quotient_with(alpha_top=1), "alpha_m in the denominator"),
     "the quotient of z_m, x_2 [formula]": (TARGETS["18: only the second step inverted [formula]"][0], "Your target is x_2"),
-    "the convex form, which survives bfloat16 [precision]": (two_step_target, "numerator and denominator are 0"),
+    "the convex form, which survives bfloat16 [precision]": (two_step_target, "compute both in z's precision"),
+    "nan replaced by 0 [precision]": (
+        lambda *a: quotient_target(*a).nan_to_num(0.0, 0.0, 0.0), "nan, to be shown as it is"),
     "the quotient in float64 for float32 [precision]": (
         lambda f, z, t, *a: quotient_target(f, z, t, *a).to(torch.promote_types(z.dtype, t.dtype)), "float32, not torch.float64"),
     "the teacher asked in the times' dtype [precision]": (
@@ -815,11 +973,11 @@ def in_one_buffer(teacher, z, t, n, schedule):
     """One tensor holds t and then m, and one z and then z_m."""
     t, m, s = progressive.grid_times(t, n)
     now, here = t.to(z.dtype, copy=True), z.detach().clone()
-    x_1 = teacher(here, now).detach()
+    x_1 = same_shape(teacher(here, now).detach(), z)
     here.copy_(checks.step(x_1, here, t, m, schedule))
     now.copy_(m)
     x_2 = teacher(here, now).detach()
-    return blend()(same_shape(x_1, z), x_2, *zip(*checks.at(schedule, z, t, m, s))).to(z.dtype)
+    return blend()(x_1, x_2, *zip(*checks.at(schedule, z, t, m, s))).to(z.dtype)
 
 
 def sample_by_sample(z, x_1, x_2, a, b, **_):
@@ -883,6 +1041,24 @@ def weight_one_by_one(kind, lam, gamma=5.0):
     return torch.stack([progressive.weight(kind, l[None], gamma)[0] for l in lam])
 
 
+def weight_by_relu(kind, lam, gamma=5.0):
+    snr = (lam / 2).exp() ** 2
+    weights = {
+        "constant": lambda: snr.new_ones(snr.shape),
+        "snr": lambda: snr,
+        "truncated_snr": lambda: torch.relu(snr - 1) + 1,
+        "snr+1": lambda: torch.logaddexp(lam, torch.zeros_like(lam)).exp(),
+        "min_snr": lambda: gamma - torch.relu(gamma - snr),
+    }
+    if kind not in weights:
+        raise ValueError(kind)
+    return weights[kind]()
+
+
+def one_i_at_a_time(n, b, generator):
+    return torch.tensor([torch.randint(1, n + 1, (1,), generator=generator).item() for _ in range(b)])
+
+
 def noise_first(student, teacher, x, n, schedule, weighting="snr+1", generator=None):
     """The noise is drawn before i, the student asked before the teacher, and i is rounded up."""
     progressive_loss(lambda z, t: z, lambda z, t: z, x[:1], n, schedule, weighting, torch.Generator())
@@ -907,7 +1083,7 @@ def loss_in_one_buffer(student, teacher, x, n, schedule, weighting="snr+1", gene
     now, here = t.clone(), z.clone()
     answer = same_shape(student(z.clone(), now), x)
     with torch.no_grad():
-        x_1 = teacher(here, now)
+        x_1 = same_shape(teacher(here, now), x)
         here.copy_(checks.step(x_1, z, t, m, schedule))
         now.copy_(m)
         target = blend()(x_1, teacher(here, now), *zip(*checks.at(schedule, z, t, m, s)))
@@ -967,6 +1143,8 @@ RIGHT = {
     "where, in float64": (checks.check_weight, weight_by_where),
     "in the logarithm": (checks.check_weight, weight_by_log),
     "one by one": (checks.check_weight, weight_one_by_one),
+    "by relu": (checks.check_weight, weight_by_relu),
+    "one i at a time": (checks.check_progressive_loss, loss_with(integers=one_i_at_a_time)),
     "in the order of the text": (checks.check_progressive_loss, loss_with()),
     "the noise before i": (checks.check_progressive_loss, noise_first),
     "one buffer for student and teacher": (checks.check_progressive_loss, loss_in_one_buffer),
