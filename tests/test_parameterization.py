@@ -266,6 +266,40 @@ def velocity_with(formula, valid=lambda t: bool(((t > 0) & (t <= 1)).all()), ask
     return wrong
 
 
+def squared(schedule):
+    return lambda t: tuple(c**2 for c in schedule(t))
+
+
+def last_denoiser(net, schedule, data_std=1.0, last={}, **conditioning):  # noqa: B006
+    """All denoisers have the network, the schedule and the data_std of the last one."""
+    last["one"] = as_denoiser(net, schedule, data_std, **conditioning)
+    return lambda z, t: last["one"](z, t)
+
+
+def first_angle(net, schedule, data_std=1.0, **conditioning):
+    """The angles of the first call, for all that have as many samples."""
+    first = {}
+
+    def keep(u, phi, **more):
+        return net(u, first.setdefault((len(u), u.dtype), phi.detach()), **more)
+
+    return as_denoiser(keep, schedule, data_std, **conditioning)
+
+
+def first_radius(net, schedule, data_std=1.0, **conditioning):
+    first = {}
+
+    def radius(alpha, sigma, sd):
+        return first.setdefault((alpha.shape, alpha.dtype), torch.hypot(alpha * sd, sigma))
+
+    return denoiser_with(radius=radius)(net, schedule, data_std, **conditioning)
+
+
+def last_guided(conditional, unconditional, scale, last={}):  # noqa: B006
+    last["one"] = guided(conditional, unconditional, scale)
+    return lambda z, t: last["one"](z, t)
+
+
 def slope(z, x, t):
     return (z - x) / t
 
@@ -438,9 +472,9 @@ MISTAKES = {
         lambda pred, z, t, *kinds: convert(pred, z, t, *kinds) if z.ndim == 4 else torch.stack([convert(pred, z, t, *kinds)] * 1).squeeze(1),
         "The shape must be \\(4, 2\\)",
     ),
-    "the gradient is lost [gradient]": (CONVERT, lambda *a: convert(*a).detach(), "The gradient must pass"),
-    "t without a gradient [gradient]": (CONVERT, lambda pred, z, t, *kinds: convert(pred, z, t.detach(), *kinds), "The gradient must pass"),
-    "z without a gradient [gradient]": (CONVERT, lambda pred, z, t, *kinds: convert(pred, z.detach(), t, *kinds), "The gradient must pass"),
+    "the gradient is lost [gradient]": (CONVERT, lambda *a: convert(*a).detach(), "the gradient must pass to the prediction"),
+    "t without a gradient [gradient]": (CONVERT, lambda pred, z, t, *kinds: convert(pred, z, t.detach(), *kinds), "the gradient must pass to t"),
+    "z without a gradient [gradient]": (CONVERT, lambda pred, z, t, *kinds: convert(pred, z.detach(), t, *kinds), "the gradient must pass to z"),
     "as_denoiser: EDM's F used as v (28) [formula]": (
         DENOISER, denoiser_with(answer=lambda z, r, phi, f, sd: sd * (phi.cos() * z / r + phi.sin() * f)), "the sign of F is a minus, as EDM's network is -F",
     ),
@@ -508,16 +542,16 @@ MISTAKES = {
         "inf or nan at t = 1, where alpha is 0: never divide by alpha",
     ),
     "as_denoiser: x_hat at t = 1 asked at 1 - 1e-4 [end]": (
-        DENOISER, wrapped(lambda x, z: x, lambda z, t: (z, torch.where(t == 1, t - 1e-4, t))), "also at t = 1 and t = 0: is an end clamped",
+        DENOISER, wrapped(lambda x, z: x, lambda z, t: (z, torch.where(t == 1, t - 1e-4, t))), "also at the ends, t = 1 and t = 0: is one clamped",
     ),
     "as_denoiser: z itself at sigma = 0 [end]": (
-        DENOISER, denoiser_with(answer=lambda z, r, phi, f, sd: torch.where(phi == 0, z + 0.1, sd * (phi.cos() * z / r - phi.sin() * f))), "x_hat = data_std .*also at t = 1 and t = 0",
+        DENOISER, denoiser_with(answer=lambda z, r, phi, f, sd: torch.where(phi == 0, z + 0.1, sd * (phi.cos() * z / r - phi.sin() * f))), "x_hat = data_std .*also at the ends, t = 1 and t = 0",
     ),
     "as_denoiser: divided by sigma [end]": (
         DENOISER, denoiser_with(answer=lambda z, r, phi, f, sd: sd * (phi.cos() * z / r - phi.sin() ** 2 * f / phi.sin())), "inf or nan at t = 0, where sigma is 0",
     ),
     "as_denoiser: sigma clamped at 1e-3 [end]": (
-        DENOISER, denoiser_with(angle=lambda t, a, s, sd: torch.atan2(s.clamp(min=1e-3), a * sd)), "also at t = 1 and t = 0: is an end clamped",
+        DENOISER, denoiser_with(angle=lambda t, a, s, sd: torch.atan2(s.clamp(min=1e-3), a * sd)), "also at the ends, t = 1 and t = 0: is one clamped",
     ),
     "as_denoiser: x_hat clipped to [-1, 1] [formula]": (DENOISER, wrapped(lambda x, z: x.clamp(-1, 1)), "here it is clipped"),
     "as_denoiser: phi keeps z's axes [shape]": (DENOISER, denoiser_with(flat=lambda phi: phi), "one time for each sample"),
@@ -588,7 +622,7 @@ MISTAKES = {
         GUIDED, lambda c, u, scale: guided(c, u, scale) if not isinstance(scale, torch.Tensor) else lambda z, t: lerped(c(z, t), u(z, t), scale), "Scale one for each sample",
     ),
     "guidance: the mean of the scales [argument]": (
-        GUIDED, lambda c, u, scale: guided(c, u, scale.mean().item() if isinstance(scale, torch.Tensor) and scale.shape == (4,) else scale), "Scale one for each sample: .*here the scale is 1.25",
+        GUIDED, lambda c, u, scale: guided(c, u, scale.mean().item() if isinstance(scale, torch.Tensor) and scale.shape == (4,) else scale), "Scale one for each sample: .*here the scale is 1.15",
     ),
     "guidance: no scale per sample [argument]": (
         GUIDED, lambda c, u, scale: guided(c, u, parameterization.need.number("scale", scale)), "scale one for each sample is valid",
@@ -641,6 +675,70 @@ MISTAKES = {
     "velocity: times above 1 accepted [refusal]": (VELOCITY, velocity_with(slope, valid=lambda t: bool((t > 0).all())), "t = 1.5 for one of the samples"),
     "velocity: nan accepted [refusal]": (VELOCITY, velocity_with(slope, valid=lambda t: not bool(((t <= 0) | (t > 1)).any())), "t = nan for one of the samples"),
     "velocity: t = 1 refused [refusal]": (VELOCITY, velocity_with(slope, valid=lambda t: bool(((t > 0) & (t < 1)).all())), "is valid and must not be refused"),
+    "convert: source and target swapped [formula]": (CONVERT, lambda pred, z, t, f, source, target: convert(pred, z, t, f, target, source), "source and target are swapped"),
+    "convert: v clipped [end]": (CONVERT, lambda *a: convert(*a).clamp(-20, 20), "clipped at 20"),
+    "convert: alpha and sigma squared [formula]": (CONVERT, lambda pred, z, t, f, *kinds: convert(pred, z, t, f if "x" == kinds[0] == kinds[1] else squared(f), *kinds), "not their squares"),
+    "convert: v read, alpha and sigma squared [formula]": (
+        CONVERT, lambda pred, z, t, f, *kinds: convert(pred, z, t, squared(f) if kinds == ("v", "velocity") else f, *kinds), "v -> velocity on .*not their squares",
+    ),
+    "convert: always cosine [argument]": (CONVERT, lambda pred, z, t, f, *kinds: convert(pred, z, t, cosine, *kinds), "the schedule is cosine"),
+    "convert: always rectified flow [argument]": (CONVERT, lambda pred, z, t, f, *kinds: convert(pred, z, t, rectified_flow, *kinds), "the schedule is rectified_flow"),
+    "convert: the sign of what is read from the velocity [formula]": (
+        CONVERT, lambda pred, z, t, f, *kinds: convert(pred, z, t, f, *kinds) * (-1 if kinds == ("velocity", "score") else 1), "velocity -> score .*The sign is wrong",
+    ),
+    "convert: v -> velocity is x [formula]": (CONVERT, lambda pred, z, t, f, *kinds: convert(pred, z, t, f, kinds[0], "x" if kinds == ("v", "velocity") else kinds[1]), "This is x"),
+    "convert: nothing looked at where the kinds are equal [refusal]": (
+        CONVERT, lambda pred, z, t, f, source, target: pred if source == target and source in checks.KINDS else convert(pred, z, t, f, source, target), "A prediction \\(4, 1, 4, 4\\) for z",
+    ),
+    "convert: z of another shape with as many entries [refusal]": (
+        CONVERT, lambda pred, z, t, *a: convert(pred.reshape(z.shape) if pred.numel() == z.numel() else pred, z, t, *a), "A prediction \\(4, 2, 8, 4\\) for z",
+    ),
+    "convert: the rates detached [gradient]": (CONVERT, lambda pred, z, t, f, *kinds: convert(pred, z, t.detach() if kinds == ("x", "velocity") else t, f, *kinds), "x -> velocity: the gradient must pass to t"),
+    "as_denoiser: t at most 1 [argument]": (DENOISER, wrapped(lambda x, z: x, lambda z, t: (z, t.clamp(max=1))), "t is clamped at 1"),
+    "as_denoiser: z / r clipped at 3 [end]": (DENOISER, denoiser_with(point=lambda z, r, sd: (z / r).clamp(-3, 3)), "sees z / r .*clipped at 3"),
+    "as_denoiser: x_hat clipped at 20 [end]": (DENOISER, wrapped(lambda x, z: x.clamp(-20, 20)), "x_hat .*clipped at 20"),
+    "as_denoiser: r at least 0.1 [end]": (DENOISER, denoiser_with(radius=lambda a, s, sd: torch.hypot(a * sd, s).clamp(min=0.1)), "sees z / r .*is one clamped"),
+    "as_denoiser: r at least 1e-3 [end]": (DENOISER, denoiser_with(radius=lambda a, s, sd: torch.hypot(a * sd, s).clamp(min=1e-3)), "sees z / r .*is one clamped"),
+    "as_denoiser: a small sine is 0 [end]": (
+        DENOISER, denoiser_with(answer=lambda z, r, phi, f, sd: sd * (phi.cos() * z / r - torch.where(phi.sin() < 1e-3, 0 * phi, phi.sin()) * f)), "x_hat .*where nothing is cut off",
+    ),
+    "as_denoiser: F left out at small angles [end]": (
+        DENOISER, denoiser_with(answer=lambda z, r, phi, f, sd: sd * (phi.cos() * z / r - phi.sin() * torch.where(phi < 0.05, 0 * f, f))), "x_hat .*where nothing is cut off",
+    ),
+    "as_denoiser: sample by sample, with all conditioning [argument]": (
+        DENOISER, lambda net, f, sd=1.0, **c: lambda z, t: torch.cat([as_denoiser(net, f, sd, **c)(z[i : i + 1], t[i : i + 1]) for i in range(len(z))]), "Four samples have four labels",
+    ),
+    "as_denoiser: phi squeezed [shape]": (DENOISER, denoiser_with(flat=lambda phi: phi.squeeze()), "one time for each sample"),
+    "as_denoiser: the last one for all [argument]": (DENOISER, last_denoiser, "each keeps its own net"),
+    "as_denoiser: the first angle for ever [argument]": (DENOISER, first_angle, "kept of the call before"),
+    "as_denoiser: the first r for ever [argument]": (DENOISER, first_radius, "kept of the call before"),
+    "as_denoiser: small data_std refused [refusal]": (DENOISER, denoiser_with(valid=lambda sd: sd > 1e-3), "data_std = 0.0005 is valid"),
+    "as_denoiser: conditioning cast [argument]": (DENOISER, denoiser_with(conditioned=lambda **c: {k: v.float() for k, v in c.items()}), "is a copy, cast, or detached"),
+    "as_denoiser: conditioning detached [gradient]": (DENOISER, denoiser_with(conditioned=lambda **c: {k: v.detach() for k, v in c.items()}), "is a copy, cast, or detached"),
+    "as_denoiser: no return [shape]": (DENOISER, lambda net, f, data_std=1.0, **c: None, "a function denoiser\\(z, t\\), and no NoneType"),
+    "as_denoiser: the answer changed in place [argument]": (
+        DENOISER, denoiser_with(answer=lambda z, r, phi, f, sd: sd * (phi.cos() * z / r - (f.mul_(phi.sin()) if not f.requires_grad else f * phi.sin()))), "What the network answers must stay",
+    ),
+    "as_denoiser: nan gradients at t = 1 [gradient]": (
+        DENOISER, denoiser_with(answer=lambda z, r, phi, f, sd: torch.where(phi.cos() < 1e-9, -sd * f, sd * phi.cos() * (z / r - (phi.sin() / phi.cos().where(phi.cos() > 1e-9, 0.0)) * f))), "The gradient to the network is inf or nan",
+    ),
+    "guidance: one scale of shape (1,) [refusal]": (
+        GUIDED, lambda c, u, scale: guided(c, u, scale.item() if isinstance(scale, torch.Tensor) and scale.shape == (1,) else scale), "A scale of shape \\(1,\\)",
+    ),
+    "guidance: scales above 20 refused [refusal]": (GUIDED, lambda c, u, scale: guided(c, u, math.nan if not isinstance(scale, torch.Tensor) and scale > 20 else scale), "scale 50 is valid"),
+    "guidance: at most 20 [argument]": (GUIDED, guide(lambda c, u, w: lerped(c, u, limited(w, high=20))), "Scale 50: .*here the scale is 20"),
+    "guidance: the last pair for all [argument]": (GUIDED, last_guided, "made later. Each keeps its own"),
+    "guidance: the scale in float32 [precision]": (GUIDED, guide(lambda c, u, w: lerped(c, u, torch.as_tensor(w).float().double().to(c))), "Right to five digits"),
+    "guidance: clipped at 20 [end]": (GUIDED, guide(lerped, after=lambda x, z: x.clamp(-20, 20)), "clipped at 20"),
+    "guidance: the answer changed in place [argument]": (
+        GUIDED, guide(lambda c, u, w: lerped(c, u, w) if c.requires_grad else c.sub_(u).mul_(w).add_(u)), "What the denoisers answer must stay",
+    ),
+    "guidance: no return [shape]": (GUIDED, lambda c, u, scale: None, "guided returns a function"),
+    "velocity: the first time for all [argument]": (VELOCITY, velocity_with(lambda z, x, t: slope(z, x, t.flatten()[0])), "all samples have the first one's time"),
+    "velocity: clipped at 20 [end]": (VELOCITY, velocity_with(lambda z, x, t: slope(z, x, t).clamp(-20, 20)), "clipped at 20"),
+    "velocity: z changed in place [argument]": (VELOCITY, velocity_with(lambda z, x, t: z.sub_(x.detach()) / t), "z must stay as it is"),
+    "velocity: the answer changed in place [argument]": (VELOCITY, velocity_with(lambda z, x, t: slope(z, x, t) if x.requires_grad else x.sub_(z).div_(-t)), "What the denoiser answers must stay"),
+    "velocity: no return [shape]": (VELOCITY, lambda f: None, "as_velocity returns a function"),
 }  # fmt: skip
 
 
@@ -670,6 +768,40 @@ def by_solving(pred, z, t, schedule, source, target):
     return (a_new[:, None] * x + b_new[:, None] * eps).reshape(z.shape).to(pred.dtype)
 
 
+def by_two_steps(pred, z, t, schedule, source, target):
+    """x and eps for all kinds, and what is not finite is refused, also where it is not needed."""
+    if not {source, target} <= set(checks.KINDS) or pred.shape != z.shape:
+        raise ValueError("kinds or shapes")
+    alpha, sigma = coefficients(schedule, t, z)
+    d_alpha, d_sigma = (column(c, z).to(z.dtype) for c in rates(schedule, t))
+    determinant = alpha * d_sigma - sigma * d_alpha
+    if source == target == "score" or source == target == "velocity":
+        return pred
+    x, eps = {
+        "x": lambda: (pred, (z - alpha * pred) / sigma),
+        "eps": lambda: ((z - sigma * pred) / alpha, pred),
+        "score": lambda: ((z + sigma**2 * pred) / alpha, -sigma * pred),
+        "v": lambda: (
+            (alpha * z - sigma * pred) / (alpha**2 + sigma**2), (sigma * z + alpha * pred) / (alpha**2 + sigma**2)
+        ),
+        "velocity": lambda: (
+            (d_sigma * z - sigma * pred) / determinant, (alpha * pred - d_alpha * z) / determinant
+        ),
+    }[source]()  # fmt: skip
+    found = {
+        "x": lambda: x,
+        "eps": lambda: eps,
+        "v": lambda: alpha * eps - sigma * x,
+        "velocity": lambda: d_alpha * x + d_sigma * eps,
+        "score": lambda: -eps / sigma,
+    }[target]()
+    if not (found.isfinite().all() and x.isfinite().all() and eps.isfinite().all()):
+        raise ValueError("not determined")
+    if source == "score" and (sigma == 0).any():
+        raise ValueError("no score")
+    return found
+
+
 def by_sample(pred, z, t, schedule, source, target):
     if pred.shape != z.shape or t.shape != z.shape[:1]:
         raise ValueError("shapes")
@@ -691,7 +823,7 @@ def denoise_by_sample(net, schedule, data_std=1.0, **conditioning):
             f = (
                 net(z[i : i + 1] / r, phi)
                 if not conditioning
-                else net(z, phi.expand(len(z)), **conditioning)[i : i + 1]
+                else net(z / r, phi.expand(len(z)), **conditioning)[i : i + 1]
             )
             made.append(data_std * (alpha * data_std / r * z[i : i + 1] / r - sigma / r * f))
         return torch.cat(made)
@@ -795,6 +927,12 @@ RIGHT = {
     "as_denoiser: float64 inside": (DENOISER, denoise_in_float64),
     "as_denoiser: complex numbers, refused when asked": (DENOISER, denoise_with_complex_numbers),
     "as_denoiser: numpy's way": (DENOISER, denoiser_with()),
+    "as_denoiser: the angle by asin": (DENOISER, denoiser_with(angle=lambda t, a, s, sd: torch.asin((s / torch.hypot(a * sd, s)).clamp(max=1)))),
+    "as_denoiser: the angle by atan": (DENOISER, denoiser_with(angle=lambda t, a, s, sd: torch.atan(s / (a * sd)))),
+    "convert: eps -> score refused at alpha = 0": (
+        CONVERT, refuses_too(lambda pred, z, t, f, source, target: source == "eps" and (f(t)[0] == 0).any()),
+    ),
+    "convert: x and eps first": (CONVERT, by_two_steps),
     "guidance: the sum of shares": (GUIDED, guide(lambda c, u, w: w * c + (1 - w) * u)),
     "guidance: from the conditional one": (GUIDED, guide(lambda c, u, w: c + (w - 1) * (c - u))),
     "guidance: numpy's way": (GUIDED, guide(lerped)),

@@ -100,6 +100,14 @@ def late(schedule, shift, last=[]):  # noqa: B006
     return lambda t: schedule(FRACTION(t, last[0]))
 
 
+def last_schedule(schedule, shift, last=[]):  # noqa: B006
+    """Each has its own shift, and all have the schedule of the last one."""
+    if not shift > 0:
+        raise ValueError("shift must be positive")
+    last[:] = [schedule]
+    return lambda t: last[0](FRACTION(t, shift))
+
+
 def in_place(schedule, shift):
     if not shift > 0:
         raise ValueError("shift must be positive")
@@ -361,7 +369,7 @@ MISTAKES = {
     "cosine: 3.1416 for pi [precision]": (
         COSINE, lambda t: (torch.sin(3.1416 / 2 * (1 - t)), torch.sin(3.1416 / 2 * t)), "no further",
     ),
-    "cosine: 1e-8 added to sigma [end]": (COSINE, lambda t: (cosine(t)[0], cosine(t)[1] + 1e-8), "is something added"),
+    "cosine: 1e-8 added to sigma [end]": (COSINE, lambda t: (cosine(t)[0], cosine(t)[1] + 1e-8), "nothing clamped or added"),
     "cosine: times clamped at 1e-3 [end]": (COSINE, within(cosine, 1e-3), "sigma\\(0\\) must be exactly 0, not 0.00157"),
     "cosine: times clamped at 1 - 1e-3 [end]": (COSINE, within(cosine, 0, 1 - 1e-3), "alpha\\(1\\) must be exactly 0, not 0.00157"),
     "cosine: nan at t = 1 [end]": (
@@ -390,7 +398,7 @@ MISTAKES = {
     ),
     "cosine: one axis more [shape]": (COSINE, lambda t: tuple(c[:, None] for c in cosine(t)), "each of t's shape"),
     "cosine: one number [shape]": (COSINE, lambda t: tuple(c[0] for c in cosine(t)), "each of t's shape"),
-    "cosine: squeezed [shape]": (COSINE, lambda t: tuple(c.squeeze() for c in cosine(t)), "\\(1,\\) when one time is asked"),
+    "cosine: squeezed [shape]": (COSINE, lambda t: tuple(c.squeeze() for c in cosine(t)), "one for each time: here \\(1,\\)"),
     "linear_beta: alpha_bar for alpha (30) [formula]": (
         LINEAR, lambda t: (linear_beta(t)[0] ** 2, (1 - linear_beta(t)[0] ** 4).sqrt()), "alpha\\^2, not alpha",
     ),
@@ -403,7 +411,7 @@ MISTAKES = {
     "linear_beta: from 0 [formula]": (LINEAR, linear_with(lambda t: 19.9 * t**2 / 2), "beta starts at 0.1"),
     "linear_beta: a root too many [formula]": (LINEAR, linear_with(lambda t: (0.1 * t + 19.9 * t**2 / 2) / 2), "alpha\\^4 is"),
     "linear_beta: swapped [formula]": (LINEAR, lambda t: linear_beta(t)[::-1], "alpha and sigma swapped"),
-    "linear_beta: times clamped at 1e-4 [end]": (LINEAR, lambda t: linear_beta(torch.where(t > 0, t.clamp(min=1e-4), t)), "clamp nothing"),
+    "linear_beta: times clamped at 1e-4 [end]": (LINEAR, lambda t: linear_beta(torch.where(t > 0, t.clamp(min=1e-4), t)), "stands still: is something clamped"),
     "linear_beta: computed in float32 [precision]": (LINEAR, single(linear_beta), "no further"),
     "linear_beta: always float64 [precision]": (LINEAR, double(linear_beta), "here float32, not torch.float64"),
     "linear_beta: t detached [gradient]": (LINEAR, detached(linear_beta), "d alpha / dt"),
@@ -479,7 +487,7 @@ MISTAKES = {
     "shifted: only above 1 [argument]": (SHIFTED, shifted_by(lambda t, s: FRACTION(t, max(s, 1))), "asked at t\\."),
     "shifted: refuses shifts below 1 [refusal]": (SHIFTED, shifted_by(FRACTION, valid=lambda s: s >= 1), "shift = 0.03 is valid"),
     "shifted: refuses integers [refusal]": (SHIFTED, shifted_by(FRACTION, valid=lambda s: isinstance(s, float) and s > 0), "shift = 1 is valid"),
-    "shifted: the last shift for all [argument]": (SHIFTED, late, "here the shift is 17.0, not 0.03"),
+    "shifted: the last shift for all [argument]": (SHIFTED, late, "here the shift is 1000, not 0.03"),
     "shifted: 0 accepted [refusal]": (SHIFTED, shifted_by(FRACTION, valid=lambda s: s >= 0), "shift of 0 must be refused"),
     "shifted: negative accepted [refusal]": (SHIFTED, shifted_by(FRACTION, valid=lambda s: s != 0), "shift of -1 must be refused"),
     "shifted: nan accepted [refusal]": (SHIFTED, shifted_by(FRACTION, valid=lambda s: not s <= 0), "shift of nan must be refused"),
@@ -498,7 +506,7 @@ MISTAKES = {
         SHIFTED, shifted_by(lambda t, s: t / (t + (1 - t) / s).detach()), "d alpha / dt",
     ),
     "shifted: changes its time [shape]": (SHIFTED, in_place, "must stay as they are"),
-    "shifted: one time for all [shape]": (SHIFTED, shifted_by(lambda t, s: FRACTION(t[:1], s)), "The shape must be \\(7,\\)"),
+    "shifted: one time for all [shape]": (SHIFTED, shifted_by(lambda t, s: FRACTION(t[:1], s)), "at all the times, 15 here, and not at 1"),
     "tabulated: one entry off [formula]": (
         TABLE, refused(lambda a: lambda t: tabulated(a)((t - 1 / len(a)).clamp(min=0))), "the entry before",
     ),
@@ -542,10 +550,10 @@ MISTAKES = {
     ),
     "tabulated: reversed [formula]": (TABLE, refused(lambda a: lambda t: tabulated(a)(1 - t)), "the table is read backwards, at 1 - t"),
     "tabulated: only the ends compared [refusal]": (TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and 1 >= a[0] >= a[-1] >= 0), "rises once, in the middle"),
-    "tabulated: above 1 accepted [refusal]": (TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and (a.diff() <= 0).all() and a[-1] >= 0), "begins at 1.1 must be refused"),
-    "tabulated: below 0 accepted [refusal]": (TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and (a.diff() <= 0).all() and a[0] <= 1), "ends at -0.1 must be refused"),
+    "tabulated: above 1 accepted [refusal]": (TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and (a.diff() <= 0).all() and a[-1] >= 0), "begins above 1 must be refused"),
+    "tabulated: below 0 accepted [refusal]": (TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and (a.diff() <= 0).all() and a[0] <= 1), "ends below 0 must be refused"),
     "tabulated: nan accepted [refusal]": (
-        TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and not ((a.diff() > 0).any() or (a < 0).any() or (a > 1).any())), "ends at nan must be refused",
+        TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and not ((a.diff() > 0).any() or (a < 0).any() or (a > 1).any())), "with nan must be refused",
     ),
     "tabulated: betas accepted [refusal]": (TABLE, table_with(chord, None), "holds betas, not alpha_bar"),
     "tabulated: rising refused only if all rise [refusal]": (TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and not (a.diff() > 0).all()), "rises once, in the middle"),
@@ -794,6 +802,56 @@ MISTAKES = {
     "karras_sigmas: nan accepted [refusal]": (
         KARRAS, levels_with(levels, lambda n, low, high, rho: isinstance(n, int) and n > 1 and not (high <= low or low <= 0 or rho <= 0)), "nan must be refused",
     ),
+    "cosine: alpha below 1e-2 is 0 [end]": (COSINE, lambda t: tuple(torch.where(c < 1e-2, 0 * c, c) for c in cosine(t)), "stands still: is something clamped"),
+    "cosine: alpha below 1e-3 is 0 [end]": (COSINE, lambda t: (torch.where(t > 1 - 6e-4, 0 * t, cosine(t)[0]), cosine(t)[1]), "stands still"),
+    "cosine: times clamped, the ends by hand [end]": (COSINE, ends(within(cosine, 1e-3, 1 - 1e-3)), "stands still: is something clamped"),
+    "cosine: times clamped at 1e-4, the ends by hand [end]": (COSINE, ends(within(cosine, 1e-4, 1 - 1e-4)), "stands still: is something clamped"),
+    "cosine: a straight line close to t = 0 [end]": (COSINE, lambda t: cosine(torch.where(t < 2e-3, t * 1.01, t)), "Also close to the ends"),
+    "cosine: no return [shape]": (COSINE, lambda t: None, "Is `return` missing"),
+    "cosine: alpha alone [shape]": (COSINE, lambda t: cosine(t)[0], "each of t's shape"),
+    "cosine: three results [shape]": (COSINE, lambda t: (*cosine(t), t), "two of them"),
+    "cosine: half a circle of sines [formula]": (COSINE, lambda t: (torch.sin(torch.pi * (1 - t)), torch.sin(torch.pi * t)), "How far does the angle run"),
+    "cosine: sine and cosine swapped [formula]": (COSINE, lambda t: (torch.sin(torch.pi / 2 * t), torch.cos(torch.pi / 2 * t)), "alpha and sigma swapped"),
+    "cosine: a tangent, clamped at 20 [end]": (
+        COSINE, lambda t: (lambda w: (1 / (1 + w**2).sqrt(), w / (1 + w**2).sqrt()))(torch.tan(torch.pi / 2 * t.double()).clamp(0, 20).to(t)), "nothing clamped",
+    ),
+    "linear_beta: no signal at t = 1 [end]": (LINEAR, lambda t: (linear_beta(t)[0] * (t < 1), torch.where(t < 1, linear_beta(t)[1], 1.0)), "Also close to the ends"),
+    "sigmoid: small values are 0 [end]": (SIGMOID, lambda t: tuple(torch.where(c < 1e-2, 0 * c, c) for c in sigmoid(t)), "stands still|Also close|alpha\\^2 \\+ sigma\\^2"),
+    "rectified_flow: small values are 0 [end]": (FLOW, lambda t: (torch.where(t > 0.999, 0 * t, 1 - t), t), "stands still"),
+    "rectified_flow: sigma is 0 below 1e-3 [end]": (FLOW, lambda t: (1 - t, torch.where(t < 2e-3, 0 * t, t)), "stands still"),
+    "edm: sigma is 0 below 1e-5 [end]": (EDM, lambda t: (torch.ones_like(t), torch.where(t < 1e-5, 0 * t, t)), "below 1e-5 is 0"),
+    "shifted: 1 close to t = 1 [end]": (SHIFTED, shifted_by(lambda t, s: torch.where(t > 1 - 2e-3, 1.0, FRACTION(t, s))), "Also close to the ends"),
+    "shifted: 1 close to t' = 1 [end]": (SHIFTED, shifted_by(lambda t, s: (lambda u: torch.where(u > 1 - 1e-4, 1.0, u))(FRACTION(t, s))), "Also close to the ends"),
+    "shifted: 0 close to t' = 0 [end]": (SHIFTED, shifted_by(lambda t, s: (lambda u: torch.where(u < 1e-4, 0.0, u))(FRACTION(t, s))), "Also close to the ends"),
+    "shifted: at most 20 [argument]": (SHIFTED, shifted_by(lambda t, s: FRACTION(t, min(s, 20))), "the shift is 20, not 1000"),
+    "shifted: at least 0.01 [argument]": (SHIFTED, shifted_by(lambda t, s: FRACTION(t, max(s, 0.01))), "the shift is 0.01, not 0.001"),
+    "shifted: above 100 refused [refusal]": (SHIFTED, shifted_by(FRACTION, valid=lambda s: 0 < s <= 100), "shift = 1000 is valid"),
+    "shifted: the schedule of the last one for all [argument]": (SHIFTED, last_schedule, "here the one that was shifted last"),
+    "shifted: no return [shape]": (SHIFTED, lambda f, s: None, "a function of t that returns \\(alpha, sigma\\), and no NoneType"),
+    "shifted: the values at once [shape]": (SHIFTED, lambda f, s: f(torch.ones(3)), "a function of t that returns \\(alpha, sigma\\), and no tuple"),
+    "shifted: the new one returns nothing [shape]": (SHIFTED, lambda f, s: lambda t: shifted(f, s)(t) and None, "Is `return` missing"),
+    "tabulated: equal neighbours refused [refusal]": (TABLE, lambda a: tabulated(a if len(a) == 1 or (a.diff() < 0).all() else a[None]), "equal neighbours is valid"),
+    "tabulated: a first 1 refused [refusal]": (TABLE, lambda a: tabulated(a[None] if len(a) and a.flatten()[0] == 1 else a), "begins with 1 is valid"),
+    "tabulated: a small rise accepted [refusal]": (TABLE, table_with(chord, lambda a: a.ndim == 1 and len(a) > 0 and bool((a.diff() <= 1e-3).all()) and 0 <= a[-1] and a[0] <= 1), "rises once, in the middle"),
+    "rates: sigma from alpha [formula]": (RATES, lambda f, t: (lambda d: (d, -f(t)[0] * d / f(t)[1]))(schedules.rates(f, t)[0]), "sigma\\^2 is not 1 - alpha\\^2"),
+    "rates: t is the tangent [formula]": (RATES, lambda f, t: torch.func.jvp(f, (t,), (t,))[1], "Is t the tangent"),
+    "mix: noise of another shape with as many entries [refusal]": (
+        MIX, lambda x, eps, t, f: schedules.mix(x, eps.reshape(x.shape) if eps.numel() == x.numel() else eps, t, f), "x and eps have one shape",
+    ),
+    "mix: clipped at 20 [end]": (MIX, lambda *a: schedules.mix(*a).clamp(-20, 20), "clipped at 20"),
+    "mix: times clamped at 1e-3 [end]": (MIX, lambda x, eps, t, f: schedules.mix(x, eps, t.clamp(1e-3, 1 - 1e-3), f), "also at t = 0 and t = 1"),
+    "time_grid: from 0.999 by default [argument]": (GRID, lambda n, start=0.999, end=0.0, dtype=None: schedules.time_grid(n, start, end, dtype), "Without start and end"),
+    "time_grid: to 0.001 by default [argument]": (GRID, lambda n, start=1.0, end=0.001, dtype=None: schedules.time_grid(n, start, end, dtype), "Without start and end"),
+    "time_grid: float32 without a dtype [argument]": (GRID, lambda n, start=1.0, end=0.0, dtype=None: schedules.time_grid(n, start, end, dtype or torch.float32), "torch's default without one"),
+    "karras_sigmas: float32 without a dtype [argument]": (
+        KARRAS, lambda n, sigma_min=0.002, sigma_max=80.0, rho=7.0, dtype=None: schedules.karras_sigmas(n, sigma_min, sigma_max, rho, dtype or torch.float32), "torch's default without one",
+    ),
+    "karras_sigmas: rho below 1 refused [refusal]": (KARRAS, levels_with(levels, lambda n, low, high, rho: isinstance(n, int) and n > 1 and high > low > 0 and rho >= 1), "rho = 0.5 is valid"),
+    "karras_sigmas: sigma_max above 80 refused [refusal]": (KARRAS, levels_with(levels, lambda n, low, high, rho: isinstance(n, int) and n > 1 and 80 >= high > low > 0 and rho > 0), "from 500.0 to 1.0, rho = 0.5 is valid"),
+    "zero_terminal_snr: small values are 0 [end]": (ZERO, stretched(lambda a: torch.where(right_stretch(a) < 1e-4, 0.0, right_stretch(a))), "what is small is 0"),
+    "zero_terminal_snr: a small fall refused [refusal]": (ZERO, stretched(right_stretch, lambda a: a[0] > a[-1] + 1e-3), "falls by little is valid"),
+    "zero_terminal_snr: a first 1 refused [refusal]": (ZERO, stretched(right_stretch, lambda a: 1 > a[0] > a[-1]), "starts at 1 is valid"),
+    "zero_terminal_snr: more than 1000 values refused [refusal]": (ZERO, stretched(right_stretch, lambda a: len(a) <= 1000 and a[0] > a[-1]), "A table of 2000 values"),
 }  # fmt: skip
 
 

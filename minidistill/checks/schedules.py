@@ -1,5 +1,6 @@
 """Checks of schedules: ends, identities with closed forms, derivatives, tables and grids."""
 
+import functools
 import itertools
 import math
 
@@ -8,7 +9,9 @@ from torch import Tensor
 
 from minidistill import schedules
 from minidistill.checks import (
+    Likely,
     accepts,
+    alike,
     close,
     close_in_float32,
     column,
@@ -19,6 +22,7 @@ from minidistill.checks import (
 )
 
 HALF = torch.pi / 2
+NEAR = exact(0, 1e-5, 1e-4, 1e-3, 1 - 1e-3, 1 - 1e-4, 1 - 1e-5, 1)  # where thresholds and clamps show
 
 
 def times(seed: int, n: int = 7) -> Tensor:
@@ -33,17 +37,49 @@ def keeps_float32(found: Tensor, expected: Tensor, what: str) -> None:
     close(found.double(), expected, hint, 1e-5, 1e-5)
 
 
+def has_its_dtype(make, what: str) -> None:
+    """AssertionError unless make(dtype=...) has that dtype, and without one torch's default."""
+    double, single, before = torch.float64, torch.float32, torch.get_default_dtype()
+    for default in (single, double):
+        torch.set_default_dtype(default)
+        try:
+            given = ({"dtype": double}, {"dtype": single}, {"dtype": None}, {})
+            dtypes = [make(**dtype).dtype for dtype in given]
+        finally:
+            torch.set_default_dtype(before)
+        assert dtypes == [double, single, default, default], (
+            f"{what} the dtype that is given, and torch's default without one, here {default}: not {dtypes}."
+        )
+
+
+def along(t: Tensor, found: Tensor, expected: Tensor, hint: str, likely: Likely = ()) -> None:
+    """explained, at the times inside, and then, with a sentence of its own, close to the ends as well."""
+    inside = (t > 0.01) & (t < 0.99)
+    pairs = likely.items() if isinstance(likely, dict) else likely
+    explained(found[inside], expected[inside], hint, [(words, other[inside]) for words, other in pairs])
+    close(found, expected, f"{hint} Also close to the ends, as at t = 1e-5 or 1 - 1e-5: nothing is cut off.")
+
+
 # schedules
+
+
+def pair(schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma, looked at."""
+    found, what = schedule(t), "A schedule returns (alpha, sigma)"
+    assert found is not None, f"{what}, and here it returns nothing. Is `return` missing?"
+    assert isinstance(found, tuple | list | Tensor) and len(found) == 2, f"{what}, two of them."
+    for c in found:
+        assert isinstance(c, Tensor) and c.shape == t.shape, (
+            f"{what}, each of t's shape, one for each time: here {tuple(t.shape)}."
+        )
+    return tuple(found)
 
 
 def check_schedule(schedule, t: Tensor, variance_preserving: bool, reaches_noise: bool = True) -> None:
     """What every schedule on [0, 1] must be: exact at both ends in float32, more noise at later times."""
     ends = torch.tensor([0.0, 1.0])  # float32
-    alpha, sigma = schedule(ends)
+    alpha, sigma = pair(schedule, ends)
     for c in (alpha, sigma):
-        assert isinstance(c, Tensor) and c.shape == ends.shape, (
-            "A schedule returns (alpha, sigma), each of t's shape."
-        )
         assert c.dtype == ends.dtype, f"alpha and sigma have t's dtype: here float32, not {c.dtype}."
     at_the_ends = f"alpha is {alpha.tolist()} and sigma {sigma.tolist()} at the two ends: "
     assert alpha.isfinite().all() and sigma.isfinite().all(), (
@@ -51,39 +87,37 @@ def check_schedule(schedule, t: Tensor, variance_preserving: bool, reaches_noise
     )
     low = min(alpha.min(), sigma.min())
     assert low > -1e-3, f"{at_the_ends}neither may be negative. How far does the angle run?"
-    assert low >= 0, (
-        f"{at_the_ends}neither may be negative, "
-        "not even by float32 rounding, as cos(pi/2) is. Which function is exactly 0 at 0?"
-    )
     hint = "t = 0 is data: alpha(0) = 1. Are alpha and sigma swapped, or does time run backwards?"
-    assert alpha[0] >= 0.1 * sigma[0], hint
-    why = lambda c: (
-        "Is it clamped, or is something added?" if c < 0.01 else "Does it run from end to end, once?"
-    )
-    hint = f"t = 0 is data: sigma(0) must be exactly 0, not {sigma[0]:.3g}. {why(sigma[0])}"
-    close(sigma[0], torch.tensor(0.0), hint, atol=0.0)
+    assert alpha[0] > 0.1 or sigma[0] < 0.9, hint
+    assert alpha[0] > 0.1, f"t = 0 is data: alpha(0) = 1, not {alpha[0]:.3g}. How far does the angle run?"
+    why = "Does it run from end to end, once, and is nothing clamped or added?"
+    noisy = [(alpha[1], "t = 1 is pure noise: alpha(1)")] if reaches_noise else []
+    for c, what in ((sigma[0], "t = 0 is data: sigma(0)"), *noisy):
+        assert c >= 0, (
+            f"{at_the_ends}neither may be negative, "
+            "not even by float32 rounding, as cos(pi/2) is. Which function is exactly 0 at 0?"
+        )
+        close(c, torch.tensor(0.0), f"{what} must be exactly 0, not {c:.3g}. {why}", atol=0.0)
     close(alpha[0], torch.tensor(1.0), f"t = 0 is data: alpha(0) = 1, not {alpha[0]:.6g}.", atol=1e-6)
     if reaches_noise:
-        hint = f"t = 1 is pure noise: alpha(1) must be exactly 0, not {alpha[1]:.3g}. {why(alpha[1])}"
-        close(alpha[1], torch.tensor(0.0), hint, atol=0.0)
         hint = f"t = 1 is pure noise: sigma(1) = 1, not {sigma[1]:.6g}."
         close(sigma[1], torch.tensor(1.0), hint, atol=1e-6)
 
     t = t.sort().values
-    pair, alone = schedule(t), [schedule(one) for one in t.split(1)]
-    assert all(c.shape == (1,) for each in alone for c in each), (
-        "A schedule returns (alpha, sigma), each of t's shape: (1,) when one time is asked."
-    )
+    both, alone = pair(schedule, t), [pair(schedule, one) for one in t.split(1)]
     hint = "A time that is asked alone gets another answer than among others. Each is by itself."
-    for c, each in zip(pair, zip(*alone)):
+    for c, each in zip(both, zip(*alone)):
         close(torch.cat(each), c, hint)
-    alpha, sigma = pair
+    alpha, sigma = both
+    steps = torch.atan2(sigma, alpha).diff()
+    hint = "The signal-to-noise ratio must fall at every time"
+    assert (steps != 0).all(), f"{hint}, and stands still: is something clamped or cut off close to an end?"
+    assert (steps > 0).all(), f"{hint}."
     if variance_preserving:
         hint = "alpha^2 + sigma^2 must be 1 at every time."
         if torch.allclose(alpha.double() + sigma, torch.ones_like(t)):
             hint += " Here alpha + sigma is: are they the squares, or a straight line?"
         explained(alpha**2 + sigma**2, torch.ones_like(t), hint)
-    assert ((alpha / sigma).diff() < 0).all(), "The signal-to-noise ratio must fall at every time."
 
 
 def check_inside(schedule, t: Tensor) -> None:
@@ -104,7 +138,7 @@ def check_inside(schedule, t: Tensor) -> None:
 
 def check_cosine(cosine=schedules.cosine, seed: int = 0) -> None:
     """The quarter circle at constant speed."""
-    t = times(seed)
+    t = torch.cat([times(seed), NEAR])
     check_schedule(cosine, t, variance_preserving=True)
     alpha, sigma = cosine(t)
     speed = "The angle of (alpha, sigma) must grow at constant speed, pi / 2 t"
@@ -118,13 +152,13 @@ def check_cosine(cosine=schedules.cosine, seed: int = 0) -> None:
         f"{speed}: here it slows down at both ends.": HALF * torch.sin(HALF * t) ** 2,
         f"{speed}, without the offset 0.008 of DDPM's tables.": torch.acos(offset),
     }
-    explained(torch.atan2(sigma, alpha), HALF * t, f"{speed}.", likely)
-    check_inside(cosine, t)
+    along(t, torch.atan2(sigma, alpha), HALF * t, f"{speed}.", likely)
+    check_inside(cosine, t[:7])
 
 
 def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
     """alpha^2 against the integral of beta, and the digits of small noise."""
-    t = times(seed)
+    t = torch.cat([times(seed), NEAR])
     check_schedule(linear_beta, t, variance_preserving=True, reaches_noise=False)
     integral = 0.1 * t + 19.9 * t**2 / 2
     what = "alpha^2 is exp(-integral of beta), beta = 0.1 + 19.9 t"
@@ -136,17 +170,17 @@ def check_linear_beta(linear_beta=schedules.linear_beta, seed: int = 0) -> None:
         f"{what}: the slope is 20 - 0.1, not 20.": torch.exp(-0.1 * t - 10 * t**2),
         f"{what}: beta starts at 0.1, not at 0.": torch.exp(-19.9 * t**2 / 2),
     }
-    explained(linear_beta(t)[0] ** 2, torch.exp(-integral), f"{what}.", likely)
+    along(t, linear_beta(t)[0] ** 2, torch.exp(-integral), f"{what}.", likely)
     early = torch.tensor([1e-5, 1e-4, 1e-3])
     noise = torch.sqrt(-torch.expm1(-(0.1 * early.double() + 19.9 * early.double() ** 2 / 2)))
     hint = "In float32, 1 - alpha^2 loses the digits of small noise: use expm1, and clamp nothing."
     close(linear_beta(early)[1].double(), noise, hint, 0.0, 1e-4)
-    check_inside(linear_beta, t)
+    check_inside(linear_beta, t[:7])
 
 
 def check_sigmoid(sigmoid=schedules.sigmoid, seed: int = 0) -> None:
     """alpha^2 against the logistic function."""
-    t = times(seed)
+    t = torch.cat([times(seed), NEAR])
     check_schedule(sigmoid, t, variance_preserving=True)
 
     def rescaled(start: float, end: float) -> Tensor:
@@ -162,30 +196,32 @@ def check_sigmoid(sigmoid=schedules.sigmoid, seed: int = 0) -> None:
         f"{what}: here it runs from -1 to 1.": rescaled(-1, 1),
         f"{what}: here it is no logistic function, but falls evenly.": 1 - t,
     }
-    explained(sigmoid(t)[0] ** 2, rescaled(-3, 3), f"{what}. It is not about betas.", likely)
-    check_inside(sigmoid, t)
+    along(t, sigmoid(t)[0] ** 2, rescaled(-3, 3), f"{what}. It is not about betas.", likely)
+    check_inside(sigmoid, t[:7])
 
 
 def check_rectified_flow(rectified_flow=schedules.rectified_flow, seed: int = 0) -> None:
     """A straight line in (alpha, sigma)."""
-    t = times(seed)
+    t = torch.cat([times(seed), NEAR])
     check_schedule(rectified_flow, t, variance_preserving=False)
     alpha, sigma = rectified_flow(t)
     explained(alpha + sigma, torch.ones_like(t), "alpha + sigma must be 1: a straight line, not a circle.")
-    explained(sigma, t, "sigma is t itself: the line is walked at constant speed.")
-    check_inside(rectified_flow, t)
+    along(t, sigma, t, "sigma is t itself: the line is walked at constant speed.")
+    check_inside(rectified_flow, t[:7])
 
 
 def check_edm(edm=schedules.edm, seed: int = 0) -> None:
     """The signal is left alone."""
-    t = torch.cat([80 * times(seed), exact(0, 1e-4, 0.5, 200)])
-    alpha, sigma = edm(t)
+    t = torch.cat([80 * times(seed), exact(0, 1e-6, 1e-4, 0.5, 200, 1e5)])
+    alpha, sigma = pair(edm, t)
     hint = "EDM never scales the signal: alpha is 1, one for each time."
     explained(alpha, torch.ones_like(t), hint)
     likely = {
         "EDM's time is sigma itself, also below 0.002 and above 80: here it is clamped.": t.clamp(0.002, 80),
         "EDM's time is sigma itself, also below 0.002: here it is clamped.": t.clamp(min=0.002),
         "EDM's time is sigma itself, also above 80: here it is clamped.": t.clamp(max=80),
+        "EDM's time is sigma itself: here what is below 1e-5 is 0.": t * (t > 1e-5),
+        "EDM's time is sigma itself: here what is below 1e-3 is 0.": t * (t > 1e-3),
         "EDM's time is sigma itself, not its logarithm.": t.exp(),
         "EDM's time is sigma itself, not sigma^2.": t.sqrt(),
         "EDM's time is sigma itself: here it is squared.": t**2,
@@ -197,24 +233,24 @@ def check_edm(edm=schedules.edm, seed: int = 0) -> None:
 
 def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
     """The time that the schedule is asked at, what is done with its answer, and the ends."""
-    t, asked = times(seed).sort().values, []
+    t, asked = torch.cat([times(seed), NEAR]).sort().values, []
 
     def itself(u):
         asked.append(u.detach().clone())
         return u, u
 
-    for bad in (0.0, -1.0, math.nan):
-        hint = f"A shift of {bad:g} must be refused: only shift > 0 is valid, and nan is not above 0."
-        refuses(lambda: shifted(itself, bad)(t), hint)
-
-    def fraction(u: Tensor, shift: float) -> Tensor:
+    def fraction(u: Tensor, shift: float | Tensor) -> Tensor:
         return shift * u / (1 + (shift - 1) * u)
 
-    shifts = (0.03, 0.3, 1, 1.1, 3, 17.0)
+    shifts = (0.03, 0.3, 1, 1.1, 3, 17.0, 0.001, 1000)
     what = "The schedule is asked at shift t / (1 + (shift - 1) t)"
     # all are made before the first is asked: each keeps its own shift
     made = [accepts(lambda: shifted(itself, shift), f"shift = {shift}") for shift in shifts]
     for shift, schedule in zip(shifts, made):
+        assert callable(schedule), (
+            "shifted returns a new schedule, a function of t that returns (alpha, sigma), "
+            f"and no {type(schedule).__name__}."
+        )
         asked.clear()
         given = t.clone()
         schedule(given)
@@ -230,19 +266,24 @@ def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
             f"{what}: here the denominator is missing.": shift * t,
             f"{what}: here the denominator is missing, and the time is clamped.": (shift * t).clamp(max=1),
             f"{what}: here it is the root of the shift.": fraction(t, shift**0.5),
-            f"{what}: here it is the exponential of the shift.": fraction(t, math.exp(shift)),
+            f"{what}: here it is the exponential of the shift.": fraction(t, exact(shift).exp()),
             f"{what}: here it is a power of t.": t**shift,
-            **{f"{what}: here the shift is {s}, not {shift}.": fraction(t, s) for s in shifts if s != shift},
+            **{
+                f"{what}: here the shift is {s}, not {shift}.": fraction(t, s)
+                for s in (*shifts, 0.01, 20, 100)
+            },
         }
         # a loop asks one by one, and who takes alpha first and then sigma asks twice
-        seen = torch.cat(asked).sort().values
-        explained(seen[:: max(len(seen) // len(t), 1)], fraction(t, shift), f"{what}.", likely)
+        seen = torch.cat([u.reshape(-1) for u in asked]).sort().values
+        seen = seen[:: max(len(seen) // len(t), 1)]
+        assert seen.shape == t.shape, f"{what}, at all the times, {len(t)} here, and not at {len(seen)}."
+        along(t, seen, fraction(t, shift), f"{what}.", likely)
         asked.clear()
         schedule(t.float())
         assert {u.dtype for u in asked} == {torch.float32}, "The schedule is asked in the dtype of t."
 
     one = torch.ones(1)  # float32
-    for shift in torch.logspace(-2, 2, 50).tolist():
+    for shift in torch.logspace(-3, 3, 60).tolist():
         asked.clear()
         shifted(itself, shift)(one)
         hint = (
@@ -250,13 +291,23 @@ def check_shifted(shifted=schedules.shifted, seed: int = 0) -> None:
         )
         close(asked[-1], one, f"{hint} divide by t + (1 - t) / shift.", 0.0, 0.0)
 
-    hint = "It is the time that changes, before the schedule sees it. alpha and sigma stay as it says them."
-    for base, shift in itertools.product((schedules.cosine, schedules.edm), shifts):
-        expected = torch.stack(base(fraction(t, shift)))
-        explained(torch.stack([*shifted(base, shift)(t)]), expected, hint)
+    bases = schedules.cosine, schedules.edm
+    made = {(base, shift): shifted(base, shift) for base, shift in itertools.product(bases, shifts)}
+    for (base, shift), schedule in made.items():
+        expected, *others = (torch.stack(f(fraction(t, shift))) for f in (base, *bases))
+        hint = (
+            "It is the time that changes, before the schedule sees it. alpha and sigma stay as it says them."
+        )
+        last = "Each shifted schedule keeps its own: here the one that was shifted last is asked for all."
+        explained(torch.stack(pair(schedule, t)), expected, hint, [(last, others[-1])])
+    inside = times(seed)
     for shift in shifts:
-        check_schedule(shifted(schedules.rectified_flow, shift), t, variance_preserving=False)
-        check_inside(shifted(schedules.cosine, shift), t)
+        check_schedule(shifted(schedules.rectified_flow, shift), inside, variance_preserving=False)
+        check_inside(shifted(schedules.cosine, shift), inside)
+
+    for bad in (0.0, -1.0, math.nan):
+        hint = f"A shift of {bad:g} must be refused: only shift > 0 is valid, and nan is not above 0."
+        refuses(lambda: shifted(itself, bad)(t), hint)
 
 
 def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
@@ -265,12 +316,13 @@ def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
     beta = torch.linspace(1e-3, 0.2, n, dtype=torch.float64)
     alpha_bar = (1 - beta).cumprod(0)
     one_rise, zero = alpha_bar.clone(), alpha_bar.clone()
-    one_rise[20], zero[-1] = alpha_bar[18], 0
+    one_rise[20], zero[-1] = alpha_bar[19] + 1e-4, 0
     for bad, what in (
         (beta, "A table that rises holds betas, not alpha_bar: it"),
         (one_rise, "A table that rises once, in the middle,"),
-        *((bad, f"A table that ends at {bad[-1]:.3g}") for bad in one_bad(alpha_bar, -0.1)),
-        *((bad.flip(0), f"A table that begins at {bad[-1]:.3g}") for bad in one_bad(alpha_bar.flip(0), 1.1)),
+        (torch.cat([alpha_bar, exact(-0.1)]), "A table that ends below 0"),
+        (torch.cat([exact(1.1), alpha_bar]), "A table that begins above 1"),
+        *((bad, f"A table with {value}") for value, bad in one_bad(alpha_bar)),
         (alpha_bar[None], "A table with two axes"),
         (alpha_bar[:0], "A table without entries"),
     ):
@@ -291,6 +343,13 @@ def check_tabulated(tabulated=schedules.tabulated, seed: int = 0) -> None:
     explained(
         tabulated(alpha_bar)(t)[1], (1 - alpha_bar).sqrt(), "sigma = sqrt(1 - alpha_bar[i]), also there."
     )
+    for valid, what in (
+        (exact(0.9, 0.5, 0.5, 0.1), "A table with equal neighbours"),
+        (exact(1, 0.7, 0.2), "A table that begins with 1"),
+    ):
+        corners = exact(*range(1, len(valid) + 1)) / len(valid)
+        found = accepts(lambda: tabulated(valid)(corners), what)[0]
+        close(found, valid.sqrt(), f"{what} is valid. {entry}.")
 
     g = torch.Generator().manual_seed(seed)
     for table in (alpha_bar, zero, alpha_bar[9:10]):
@@ -362,10 +421,16 @@ def check_rates(rates=schedules.rates, seed: int = 0) -> None:
             f"{what}: here they are 0. Is t detached?": (zeros, zeros),
             f"{what}: these are those of rectified_flow.": (-ones, ones),
             f"{what}: here both are added up.": (d_alpha + d_sigma, d_alpha + d_sigma),
+            f"{what}: sigma^2 is not 1 - alpha^2 on every schedule.": (d_alpha, -alpha * d_alpha / sigma),
+            f"{what}: here they are multiplied by t. Is t the tangent, and not 1?": (
+                t * d_alpha,
+                t * d_sigma,
+            ),
         }
         expected = torch.stack([d_alpha, d_sigma])
         likely = {sentence: torch.stack(pair) for sentence, pair in likely.items()}
-        explained(torch.stack([*found]), expected, f"{what}, exactly: no finite differences.", likely)
+        exactly = ", exactly: no finite differences." if alike(torch.stack([*found]), expected, 1e-2) else "."
+        explained(torch.stack([*found]), expected, what + exactly, likely)
         hint = "The rates are exact. Finite differences lose digits: let torch differentiate."
         close(torch.stack([*found]), expected, hint, 1e-13, 1e-13)
         for rate, wanted in zip(rates(schedule, t.float()), expected):
@@ -412,13 +477,14 @@ def check_log_snr(log_snr=schedules.log_snr, seed: int = 0) -> None:
 
 def check_mix(mix=schedules.mix, seed: int = 0) -> None:
     """Sample by sample, in shapes that hide no broadcast."""
-    g, t = torch.Generator().manual_seed(seed), times(seed, 4)
+    g, t = torch.Generator().manual_seed(seed), torch.cat([times(seed, 2), exact(0, 1)])
     for dims, schedule in itertools.product(
         # in the first, all axes are 4: a time along the wrong one would not be noticed by torch
         ((4, 4, 4), (2, 3, 5), (2,), (3, 1, 2, 5)),
         (schedules.cosine, schedules.edm, bent),
     ):
         x, eps = torch.randn(2, 4, *dims, generator=g, dtype=torch.float64)
+        x.view(-1)[0], eps.view(-1)[0] = 1000, -1000  # nothing is clipped
         alpha, sigma = (column(c, x) for c in schedule(t))
         cosine_x, cosine_eps = (column(c, x) for c in schedules.cosine(t))
         what = "z_t = alpha x + sigma eps"
@@ -438,7 +504,11 @@ def check_mix(mix=schedules.mix, seed: int = 0) -> None:
             likely[f"{what}: here the times are broadcast along the width."] = a * x + s * eps
             a, s = (c[:, None, None] for c in (a, s))
             likely[f"{what}: here the times are broadcast along the channels."] = a * x + s * eps
-        explained(mix(x, eps, t, schedule), alpha * x + sigma * eps, f"{what}, for samples {dims}.", likely)
+        found, expected = mix(x, eps, t, schedule), alpha * x + sigma * eps
+        for c in (1, 3, 5, 20, 100):
+            likely[f"{what}: here it is clipped at {c}."] = expected.clamp(-c, c)
+        ends = ", also at t = 0 and t = 1" if alike(found[:2], expected[:2]) else ""
+        explained(found, expected, f"{what}{ends}, for samples {dims}.", likely)
         single = mix(x.float(), eps.float(), t, schedule)
         close_in_float32(single, alpha * x + sigma * eps, "z_t")
         wide = mix(x, eps, t.float(), schedule).dtype
@@ -458,7 +528,7 @@ def check_mix(mix=schedules.mix, seed: int = 0) -> None:
     for bad in (t[:1], t[:3], t.tile(2), t[0], t[:, None]):
         hint = f"Times of shape {tuple(bad.shape)} for four samples must be refused: one for each, (4,)."
         refuses(lambda: mix(x, eps, bad, schedules.cosine), hint)
-    for bad in (eps[:1], eps[:, :1], eps[..., :1], eps[0]):
+    for bad in (eps[:1], eps[:3], eps[:, :1], eps[..., :1], eps[0], eps.flatten(1), eps.reshape(4, 2, 8, 4)):
         hint = "must be refused: x and eps have one shape."
         for pair in ((x, bad), (bad, eps)):
             shapes = " and eps ".join(str(tuple(a.shape)) for a in pair)
@@ -528,18 +598,15 @@ def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed:
     g = torch.Generator().manual_seed(seed)
     beta = 1e-3 + 0.05 * torch.rand(60, generator=g, dtype=torch.float64).sort().values
     alpha_bar, nan = (1 - beta).cumprod(0), exact(math.nan)
-    for bad, what in (
-        (alpha_bar.flip(0), "A table that rises"),
-        (exact(0.5, 0.5, 0.5), "A table that does not fall"),
-        (alpha_bar[:1], "A table of one value"),
-        (torch.cat([alpha_bar[:-1], nan]), "A table that ends with nan"),
-        (torch.cat([nan, alpha_bar[1:]]), "A table that begins with nan"),
+    many = torch.linspace(1, 0.1, 2000, dtype=torch.float64)
+    for table, name in (
+        (alpha_bar, "A table that falls"),
+        (alpha_bar[30:], "A table that starts far below 1"),
+        (alpha_bar[[5, 20]], "A table of two values"),
+        (exact(0.9, 0.3, 1e-3, 1e-5, 0), "A table that ends at 0 already"),
+        (exact(0.5, 0.4999), "A table that falls by little"),
+        (many, "A table of 2000 values that starts at 1"),
     ):
-        hint = f"{what} must be refused: its first value is not larger than its last one."
-        refuses(lambda: zero_terminal_snr(bad), hint)
-
-    # one starts far below 1, one has two values, one ends at 0 already
-    for table in (alpha_bar, alpha_bar[30:], alpha_bar[[5, 20]], exact(0.9, 0.5, 0.3, 0)):
         a, (first, last) = table.sqrt(), table[[0, -1]]
         shift, scale = a - a[-1], a[0] / (a[0] - a[-1])
         expected = (shift * scale) ** 2
@@ -557,9 +624,11 @@ def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed:
             f"{what}: here the factor is upside down.": (shift / scale) ** 2,
             f"{what}: here the factor is outside of the square.": shift**2 * scale,
             f"{what}: here the factor has alpha_bar[0] for a[0].": (shift * first / (a[0] - a[-1])) ** 2,
+            f"{what}: here what is small is 0.": expected * (expected > 1e-4),
             f"{what}: here it is squared twice.": expected**2,
         }
-        rescaled, single = zero_terminal_snr(table), zero_terminal_snr(table.float())
+        rescaled = accepts(lambda: zero_terminal_snr(table), name)
+        single = zero_terminal_snr(table.float())
         explained(rescaled, expected, f"{what}: it ends at 0, and starts where it did.", likely)
         assert rescaled.dtype == table.dtype, (
             f"The table keeps its dtype: here float64, not {rescaled.dtype}."
@@ -567,6 +636,16 @@ def check_zero_terminal_snr(zero_terminal_snr=schedules.zero_terminal_snr, seed:
         keeps_float32(single, expected, "The table")
         for end in (rescaled[-1], single[-1]):
             assert end == 0, f"The last alpha_bar must be exactly 0, not {end:.2g}: shift before you scale."
+
+    for bad, what in (
+        (alpha_bar.flip(0), "A table that rises"),
+        (exact(0.5, 0.5, 0.5), "A table that does not fall"),
+        (alpha_bar[:1], "A table of one value"),
+        (torch.cat([alpha_bar[:-1], nan]), "A table that ends with nan"),
+        (torch.cat([nan, alpha_bar[1:]]), "A table that begins with nan"),
+    ):
+        hint = f"{what} must be refused: its first value is not larger than its last one."
+        refuses(lambda: zero_terminal_snr(bad), hint)
 
 
 def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
@@ -583,11 +662,7 @@ def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
         grid = accepts(lambda: time_grid(steps, start, end, dtype=double), what)
         assert isinstance(grid, Tensor), f"A grid is a tensor, and no {type(grid).__name__}."
         assert grid.shape == (steps + 1,), f"{steps} steps need {steps + 1} times: {tuple(grid.shape)}."
-        given = ({"dtype": double}, {"dtype": torch.float32}, {"dtype": None}, {})
-        dtypes = [time_grid(steps, start, end, **dtype).dtype for dtype in given]
-        assert dtypes == [double, torch.float32, *[torch.get_default_dtype()] * 2], (
-            f"The grid has the dtype that is given: float64, float32, and torch's default: not {dtypes}."
-        )
+        has_its_dtype(functools.partial(time_grid, steps, start, end), "The grid has")
         i = torch.arange(steps + 1, dtype=double)
         expected = start + (end - start) * i / steps
         likely = {
@@ -599,6 +674,7 @@ def check_time_grid(time_grid=schedules.time_grid, seed: int = 0) -> None:
             f"{what}: here start is ignored.": 1 + (end - 1) * i / steps,
         }
         explained(grid, expected, f"{what}: evenly spaced, both included.", likely)
+    close(time_grid(5, dtype=double), 1 - exact(*range(6)) / 5, "Without start and end, from 1 to 0.")
     hint = "Every time of 4 steps must be one of 8 steps, to the last bit."
     close(time_grid(8)[::2], time_grid(4), hint, 0.0, 0.0)
 
@@ -621,17 +697,15 @@ def check_karras_sigmas(karras_sigmas=schedules.karras_sigmas, seed: int = 0) ->
         (5, 0.002, 80.0, 3),
         (2, 0.01, 40.0, 7),
         (6, 0.1, 5, 1.5),
+        (9, 1.0, 500.0, 0.5),
     ):
         what = f"n = {n}, from {high} to {low}, rho = {rho}"
         levels = lambda low, high, rho: (
             torch.lerp(exact(high) ** (1 / rho), exact(low) ** (1 / rho), share) ** rho
         )
-        found = karras_sigmas(n, sigma_min=low, sigma_max=high, rho=rho, dtype=double)
-        given = ({"dtype": double}, {"dtype": torch.float32}, {"dtype": None}, {})
-        dtypes = [karras_sigmas(n, low, high, rho, **dtype).dtype for dtype in given]
-        assert dtypes == [double, torch.float32, *[torch.get_default_dtype()] * 2], (
-            f"Levels have the dtype that is given: float64, float32, and torch's default: not {dtypes}."
-        )
+        call = lambda: karras_sigmas(n, sigma_min=low, sigma_max=high, rho=rho, dtype=double)
+        found = accepts(call, what)
+        has_its_dtype(functools.partial(karras_sigmas, n, low, high, rho), "Levels have")
         share = torch.arange(n, dtype=double) / max(n - 2, 1)
         with_zero = torch.cat([levels(low, high, rho)[:-1], exact(0)])
         share = torch.arange(n, dtype=double) / (n - 1)
