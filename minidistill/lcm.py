@@ -86,7 +86,8 @@ def lcm_loss(
     """LCM's loss: f at table index `index` against f where one DDIM step of the teacher lands, at index - k.
 
     Luo et al. (2023), algorithm 1. schedule: `tabulated(alpha_bar)`, whose time is (index + 1) / table. Below
-    index k the step ends at index 0, where f is the identity. Distance as in `phased_loss`. Raises ValueError
+    index k the step ends at index 0, where f is the identity. Distance as in `phased_loss`. No gradient
+    reaches target and teacher, and their parameters keep requires_grad as it is. Raises ValueError
     unless x, eps and what the networks answer have one shape, there is an index from 1 to table - 1 for each
     sample, k is a whole number of at least 1 and huber_c is at least 0.
     """

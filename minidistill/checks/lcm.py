@@ -13,7 +13,6 @@ from minidistill.checks import (
     column,
     exact,
     explained,
-    one_bad,
     recorded,
     refuses,
 )
@@ -21,9 +20,12 @@ from minidistill.checks.phased import (
     DIMS,
     DOUBLE,
     NETS,
+    Net,
+    anywhere,
     float32_numbers,
     huber,
     likely_distances,
+    other_shapes,
     student,
     target,
     teacher,
@@ -54,6 +56,8 @@ def check_lcm_timesteps(lcm_timesteps=lcm.lcm_timesteps, seed: int = 0) -> None:
         (8, 100, 1000),
         (4, 50, 500),
         (3 + seed % 30, 40, 4000),
+        (22, 30, 1000),  # floor(i (30 / 22)) is one too low: whole numbers
+        (50, 58, 1000),
         (1, 1, 1),
     ):
 
@@ -70,12 +74,17 @@ def check_lcm_timesteps(lcm_timesteps=lcm.lcm_timesteps, seed: int = 0) -> None:
             hint = "origin is ignored."
         elif found == formula(50, 1000):
             hint = "origin and table are ignored."
+        elif found == [table // origin * (origin - int(i * (origin / steps))) - 1 for i in range(steps)]:
+            hint = "Whole numbers, i * origin // steps: i * (origin / steps) may lie just below one."
         assert found == formula(), f"{hint} {call}: {formula()}, got {found}."
     for bad in (51, 0, -1, 2.5, math.nan):
         refuses(lambda: lcm_timesteps(bad), f"{bad} steps of 50 that were trained must be refused.")
     for bad in (1001, 3, 0, 30.5):
         refuses(lambda: lcm_timesteps(4, bad), f"origin = {bad} for 4 steps of 1000 must be refused.")
-    refuses(lambda: lcm_timesteps(4, 50, 49), "A table of 49 levels with 50 trained ones must be refused.")
+    for bad in (49, 1000.5, 0, math.nan):
+        refuses(
+            lambda: lcm_timesteps(4, 50, bad), f"A table of {bad} levels with 50 trained must be refused."
+        )
 
 
 def check_lcm_scalings(lcm_scalings=lcm.lcm_scalings, seed: int = 0) -> None:
@@ -113,8 +122,8 @@ def check_lcm_scalings(lcm_scalings=lcm.lcm_scalings, seed: int = 0) -> None:
         for c, wanted, name in zip(low, right, ("c_skip", "c_out")):
             assert c.dtype == torch.float32, f"{name} has the dtype of index, torch.float32, not {c.dtype}."
             close_in_float32(c, wanted, name)
-    for bad in one_bad(index, -1.0):
-        refuses(lambda: lcm_scalings(bad), f"An index of {bad[-1]:g} must be refused, also one of many.")
+    for value, bad in anywhere(index, -1.0):
+        refuses(lambda: lcm_scalings(bad), f"An index of {value:g} must be refused, also one of many.")
     for scaling in (0.0, -10.0, math.nan):
         refuses(lambda: lcm_scalings(index, scaling), f"scaling = {scaling} must be refused.")
 
@@ -159,15 +168,20 @@ def check_lcm_function(lcm_function=lcm.lcm_function, seed: int = 0) -> None:
         assert found.requires_grad, "The gradient reaches the network: no detach and no no_grad here."
         wished = torch.autograd.grad(f_by_hand(lambda z, t: student(knob * z, t), z, t, index).sum(), knob)[0]
         close(torch.autograd.grad(found.sum(), knob)[0], wished, "The gradient is that of c_out x_hat.")
-        for bad in one_bad(t, 0.0, -0.1, 1.1):
-            refuses(lambda: f(z, bad), f"t = {bad[-1]:g} stands for no index: refuse, also one of many.")
-        for other in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
-            refuses(lambda: lcm_function(other, table)(z, t), "Another shape must be refused.")
+        for value, bad in anywhere(t, 0.0, -0.1, 1.1):
+            refuses(lambda: f(z, bad), f"t = {value:g} stands for no index: refuse, also one of many.")
+        for other in other_shapes(z):
+            refuses(lambda: lcm_function(lambda z, t: other, table)(z, t), "Another shape must be refused.")
+        loud = lambda z, t: 1000 * student(z, t)
+        hint = "Right for small numbers, not for large ones: nothing is clipped."
+        close(lcm_function(loud, table)(1000 * z, t), f_by_hand(loud, 1000 * z, t, index), hint, 1e-9)
     every = (torch.arange(1000) + 1) / 1000  # float32: 1000 t is often just below a whole number
     z = torch.ones(1000, 1, dtype=DOUBLE)
     right = f_by_hand(lambda z, t: 0 * z, z, every, torch.arange(1000))
     found = lcm_function(lambda z, t: 0 * z)(z.float(), every)
     close(found.double(), right, "Round 1000 t to the nearest whole number: floor loses one.", 0.0, 1e-4)
+    f = accepts(lambda: lcm_function(student, 1)(z, torch.ones_like(z[:, 0])), "A table of one level")
+    close(f, z, "In a table of one level t = 1 is index 0, where f is z.")
     for table in (0, -1, 2.5):
         refuses(lambda: lcm_function(student, table), f"A table of {table} levels must be refused.")
 
@@ -175,7 +189,6 @@ def check_lcm_function(lcm_function=lcm.lcm_function, seed: int = 0) -> None:
 def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
     """By hand: one DDIM step over k levels, f at both ends, no gradient to the target."""
     g = torch.Generator().manual_seed(seed)
-    knobs = {name: torch.ones((), dtype=DOUBLE, requires_grad=True) for name in NETS}
     for dims, schedule, k, table, c in (
         (DIMS[0], TABLE, 20, 1000, 1e-3),
         (DIMS[1], TABLE, 50, 1000, 0.5),
@@ -183,24 +196,28 @@ def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
         (DIMS[3], TABLE, 1, 1000, 0.0),
     ):
         x, eps = float32_numbers(2, 4, *dims, generator=g)
-        index = torch.tensor([table - 1 - (schedule is cosine), table // 2, 19, 5])
+        index = torch.tensor([table - 1 - (schedule is cosine), table // 2, 19, 1])
         index = index[torch.randperm(4, generator=g)]
         earlier = (index - k).clamp(min=0)
         t, s = (index + 1).double() / table, (earlier + 1).double() / table
         (A, B), (a, b) = ([column(c, x) for c in schedule(u)] for u in (t, s))
-        z, asked = A * x + B * eps, {name: [] for name in NETS}
-        nets = [
-            recorded(lambda z, t, name=name, net=net: net(knobs[name].to(z) * z, t), asked[name])
-            for name, net in NETS.items()
-        ]
+        z, nets = A * x + B * eps, [Net(net) for net in NETS.values()]
+        asked, knobs = {name: net.asked for name, net in zip(NETS, nets)}, [net.knob for net in nets]
         call = lambda *nets, x=x, eps=eps, i=index, k=k, c=c: lcm_loss(
             *nets, x, eps, i, schedule, k, table, c
         )
-        loss = accepts(lambda: call(*nets), f"k = {k}, table = {table}, huber_c = {c}")
+        loss = accepts(
+            lambda: call(*nets), f"k = {k}, table = {table}, huber_c = {c}, index = {index.tolist()}"
+        )
 
         # who is asked where
         assert loss.shape == (4,), "A loss returns one number per sample, (b,)."
+        assert loss.isfinite().all(), "nan or inf comes out: what is divided by 0?"
         assert torch.is_grad_enabled(), "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
+        assert all(knob.requires_grad for knob in knobs), (
+            "requires_grad_(False) stays behind: a student that is its own target would never learn. "
+            "Use torch.no_grad()."
+        )
         for name in NETS:
             times = len(asked[name])
             assert times == 1, f"Each network is asked once, for the whole batch; the {name} {times} times."
@@ -240,6 +257,11 @@ def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
             (sentence, huber(other, c))
             for sentence, other in (
                 ("At both ends f = c_skip z + c_out x_hat: no scalings?", student(z, t) - target(z_s, s)),
+                (
+                    "f = c_skip z + c_out x_hat at every index, not at index 0 alone: c_out is not quite 1.",
+                    student(z, t) - torch.where(column(earlier, x) > 0, target(z_s, s), z_s),
+                ),
+                ("At the student's end f = c_skip z + c_out x_hat: no scalings?", student(z, t) - wanted),
                 ("f at the target's end, too: at index 0 it is z_s.", d + wanted - target(z_s, s)),
                 ("The target's scalings belong to index - k.", d + wanted - f_by_hand(target, z_s, s, index)),
                 ("The target is f(z_s), not z_s.", d + wanted - z_s),
@@ -249,39 +271,47 @@ def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
         likely += likely_distances(d, c)
         explained(loss, huber(d, c), "f(student, z_t) - f(target, z_s), then Huber's distance.", likely, 1e-9)
 
+        loud = [lambda z, t, net=net: 1000 * net(z, t) for net in NETS.values()]
+        far = step(1000 * x_hat, a, b)
+        large = f_by_hand(loud[0], z, t, index) - f_by_hand(loud[1], far, s, earlier)
+        hint = "Right for small numbers, not for large ones: nothing is clipped."
+        close(call(*loud), huber(large, c), hint, 1e-8)
+
         assert loss.requires_grad, "The gradient must flow through the student: no_grad for the target alone."
-        grads = dict(zip(NETS, torch.autograd.grad(loss.sum(), list(knobs.values()), allow_unused=True)))
+        grads = dict(zip(NETS, torch.autograd.grad(loss.sum(), knobs, allow_unused=True)))
         assert grads["student"] is not None, "The gradient must flow through the student."
         for name in ("target", "teacher"):
             assert grads[name] is None, f"No gradient may reach the {name}: torch.no_grad()."
-        moving = f_by_hand(lambda z, t: student(knobs["student"] * z, t), z, t, index)
-        wished = torch.autograd.grad(huber(moving - wanted, c).sum(), knobs["student"])[0]
+        moving = f_by_hand(lambda z, t: student(knobs[0] * z, t), z, t, index)
+        wished = torch.autograd.grad(huber(moving - wanted, c).sum(), knobs[0])[0]
         close(grads["student"], wished, "The gradient is that of Huber's distance.", 1e-9)
         own_target, frozen = call(nets[0], nets[0], nets[2]), call(nets[0], student, nets[2])
-        both, one = (torch.autograd.grad(a.sum(), knobs["student"])[0] for a in (own_target, frozen))
+        both, one = (torch.autograd.grad(a.sum(), knobs[0])[0] for a in (own_target, frozen))
         close(both, one, "The student as its own target: as a target it gets no gradient.")
         low = call(*nets, x=x.float(), eps=eps.float())
         close_in_float32(low.detach(), huber(d, c), "The loss", 1e-4)
 
         nets = (student, target, teacher)
         for bad in (0, -1, table):
-            i = torch.cat([index[:-1], torch.tensor([bad])])
-            refuses(lambda: call(*nets, i=i), f"Index {bad}, also one of many: 1 to {table - 1}, refuse.")
-        for i in (index[:1], index[:3]):
-            refuses(lambda: call(*nets, i=i), f"{len(i)} indices for 4 samples must be refused.")
-        for noise in (eps[:1], eps[:, :1]):
+            for place in range(4):
+                i = torch.where(torch.arange(4) == place, bad, index)
+                refuses(lambda: call(*nets, i=i), f"Index {bad}, also one of many: 1 to {table - 1}, refuse.")
+        for i in (index[:1], index[:3], index[:, None]):
+            refuses(lambda: call(*nets, i=i), f"Indices {tuple(i.shape)} for 4 samples must be refused.")
+        for noise in other_shapes(eps):
             refuses(lambda: call(*nets, eps=noise), "eps of another shape than x must be refused.")
         for bad in (0, -1, 2.5):
             refuses(lambda: call(*nets, k=bad), f"k = {bad} must be refused.")
         for bad in (-1.0, math.nan):
             refuses(lambda: call(*nets, c=bad), f"huber_c = {bad} must be refused.")
         for j, name in enumerate(NETS):
-            for other in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
+            for other in other_shapes(x):
                 refuses(
-                    lambda: call(*nets[:j], other, *nets[j + 1 :]),
+                    lambda: call(*nets[:j], lambda z, t: other, *nets[j + 1 :]),
                     f"A {name} that answers in another shape must be refused: it would be broadcast.",
                 )
-    defaults = lcm_loss(student, target, teacher, x, eps, index, TABLE)
+    what = f"By default table = 1000, and index = {index.tolist()}"
+    defaults = accepts(lambda: lcm_loss(student, target, teacher, x, eps, index, TABLE), what)
     close(
         defaults,
         lcm_loss(student, target, teacher, x, eps, index, TABLE, 20, 1000, 1e-3),
@@ -292,7 +322,7 @@ def check_lcm_loss(lcm_loss=lcm.lcm_loss, seed: int = 0) -> None:
 def check_guidance_embedding(guidance_embedding=lcm.guidance_embedding, seed: int = 0) -> None:
     """A vector of the released code, and the formula."""
     released = exact(-0.044785, 0.110189, 0.991123, 0.605186, -0.998997, 0.993911, 0.132946, 0.796084)
-    w = exact(0.0, 1.0, 7.5, 2.0 + seed % 10, 6.5)
+    w = exact(0.0, -1.5, 30.3, 2.1 + seed % 10, 6.5)
     for dim in (10, 8, 4):
         h = dim // 2
         i = torch.arange(h, dtype=DOUBLE)
@@ -308,6 +338,8 @@ def check_guidance_embedding(guidance_embedding=lcm.guidance_embedding, seed: in
             ("The factor 1000 belongs inside: sin(1000 w), not 1000 sin(w).", 1000 * form(w, e, 1.0)),
             ("w is told as it is, not the scale, w + 1.", form(w + 1, e)),
             ("w is told as it is: no - 1.", form(w - 1, e)),
+            ("w is told as it is: not clipped.", form(w.clamp(max=10), e)),
+            ("w is told as it is: not clipped.", form(w.clamp(min=0), e)),
             ("i / (h - 1): the last frequency is 1 / 10000, which i / h does not reach.", form(w, i / h)),
             ("The first frequency is 1: i = 0.", form(w, (i + 1) / h)),
             ("The frequencies fall, from 1 to 1 / 10000.", form(w, e.flip(0))),
@@ -324,7 +356,7 @@ def check_guidance_embedding(guidance_embedding=lcm.guidance_embedding, seed: in
             ),
             ("The second half are cosines.", torch.cat([angles.sin(), angles.sin()], 1)),
         )  # fmt: skip
-        found = accepts(lambda: guidance_embedding(w, dim), f"dim = {dim}")
+        found = accepts(lambda: guidance_embedding(w, dim), f"dim = {dim} with w = {w.tolist()}")
         assert found.shape == (5, dim), (
             f"One row of dim numbers for each w: (5, {dim}), not {tuple(found.shape)}."
         )
@@ -341,5 +373,5 @@ def check_guidance_embedding(guidance_embedding=lcm.guidance_embedding, seed: in
             close(found[4], released, "At w = 6.5 and dim = 8 the released code has other numbers.", 1e-4)
     for dim, what in ((7, "odd"), (2, "one frequency, and no factor"), (0, "nothing"), (-4, "negative")):
         refuses(lambda: guidance_embedding(w, dim), f"dim = {dim} must be refused: {what}.")
-    for bad in one_bad(w, math.inf):
-        refuses(lambda: guidance_embedding(bad, 8), f"w = {bad[-1]} must be refused, also one of many.")
+    for value, bad in anywhere(w, math.inf):
+        refuses(lambda: guidance_embedding(bad, 8), f"w = {value} must be refused, also one of many.")

@@ -35,6 +35,21 @@ def shift(u: Tensor, a: float) -> Tensor:
     return a * u / (1 + (a - 1) * u)
 
 
+def anywhere(good: Tensor, *bad: float):
+    """one_bad, with the bad value in the middle, at the start and at the end."""
+    n = len(good)
+    for value, spoiled in one_bad(good, *bad):
+        for k in (0, n - n // 2, n - 1 - n // 2):
+            yield value, spoiled.roll(k)
+
+
+def other_shapes(z: Tensor) -> list[Tensor]:
+    """z in every other shape: shorter along an axis, without one, with one more, and in another order."""
+    shorter = [z.narrow(k, 0, 1) for k in range(z.ndim) if z.shape[k] > 1]
+    others = [*shorter, z[1:], z[:, 0], z.flatten(), z[..., None], z.transpose(0, -1)]
+    return [other for other in others if other.shape != z.shape]
+
+
 def check_parse_plan(parse_plan=phased.parse_plan, seed: int = 0) -> None:
     """The plans of FastVideo, and what nobody can mean."""
     n = 10 + seed
@@ -45,12 +60,15 @@ def check_parse_plan(parse_plan=phased.parse_plan, seed: int = 0) -> None:
         ("10-4,20-8", [(10, 4), (20, 8)], "phases may rise, only limits must"),
         (f"{n}-2,{2 * n}-1", [(n, 2), (2 * n, 1)], "every entry, in order"),
         (" 10-4 , 20-2 ", [(10, 4), (20, 2)], "blanks around an entry do no harm"),
+        ("9-1,10-2,100-3", [(9, 1), (10, 2), (100, 3)], "limits are numbers: 9 lies below 10"),
+        ("2-7,1234567-1000", [(2, 7), (1234567, 1000)], "any whole numbers: nothing is the largest"),
     ):
         plan = accepts(lambda: parse_plan(text), f'"{text}" ({why})')
         assert isinstance(plan, list), f"A plan is a list of pairs, not {type(plan).__name__}: {plan!r}."
-        assert all(isinstance(entry, tuple) and len(entry) == 2 for entry in plan), (
-            f"Each entry is a tuple of two, (limit, phases), got {plan!r}."
+        assert all(isinstance(entry, tuple | list) and len(entry) == 2 for entry in plan), (
+            f"Each entry is a pair, (limit, phases), got {plan!r}."
         )
+        plan = [tuple(entry) for entry in plan]
         assert all(type(v) is int for entry in plan for v in entry), (
             f"Limits and phases are ints, neither text nor floats, got {plan!r}."
         )
@@ -69,6 +87,9 @@ def check_parse_plan(parse_plan=phased.parse_plan, seed: int = 0) -> None:
         ("many-1", "A word for the limit"),
         ("4000-few", "A word for the phases"),
         ("4000-1.5", "Half a phase"),
+        ("4000-1.0", "A fraction, also one of value 1,"),
+        ("4000.0-1", "A fraction, also one of value 4000,"),
+        ("1e3-1", "An exponent"),
         ("4000.5-1", "Half a step"),
         ("-5-2", "A negative limit"),
         ("5--2", "A negative number of phases"),
@@ -80,21 +101,27 @@ def check_parse_plan(parse_plan=phased.parse_plan, seed: int = 0) -> None:
         ("4000 - 1", "A blank inside an entry"),
         ("4000 -1", "A blank inside an entry"),
         ("4000- 1", "A blank inside an entry"),
+        *((f"10-2{c}20-1", f"Another separator than a comma, {c!r},") for c in ";:/|\n\t "),
+        *((f"10{c}2", f"Another sign than the dash -, {c!r},") for c in "\u2013\u2014\u2212:/=_>"),
+        *((f"10-2{c}", f"Something after the phases, {c!r},") for c in ("x", ".", "-", "%")),
+        *((f"{c}10-2", f"Something before the limit, {c!r},") for c in ("x", ".", "#")),
     ):
         for text in (entry, f"1-1,{entry}", f"{entry},9000-1", f"1-1,{entry},9000-1"):
             refuses(lambda: parse_plan(text), f'{what} must be refused, wherever it stands: "{text}".')
     for limits in ((20, 10), (10, 20, 15), (10, 30, 20, 40), (10, 10), (10, 20, 20), (10, 20, 20, 30)):
-        text = ",".join(f"{limit}-4" for limit in limits)
-        refuses(
-            lambda: parse_plan(text),
-            f'A limit not above the one before it is never reached, and must be refused: "{text}".',
-        )
+        for phases in ((4, 4, 4, 4), (8, 4, 2, 1), (1, 2, 4, 8)):
+            text = ",".join(f"{limit}-{m}" for limit, m in zip(limits, phases))
+            refuses(
+                lambda: parse_plan(text),
+                f'A limit not above the one before it is never reached, and must be refused: "{text}".',
+            )
 
 
 def check_phases_at(phases_at=phased.phases_at, seed: int = 0) -> None:
     """Limits belong to their entry; after the last one the last phases stay, always as an int."""
     falls = [(125 + seed, 16), (250 + seed, 8), (500 + seed, 2)]
-    for plan in (falls, [(10, 4), (20 + seed, 8), (30 + seed, 2)], [(4000, 1)]):
+    rises = [(10, 4), (20 + seed, 8), (30 + seed, 2), (40 + seed, 5)]  # and ends between the others
+    for plan in (falls, rises, [(4000, 1)]):
         given = list(plan)
         for start, (limit, phases) in zip([0, *(limit + 1 for limit, _ in plan)], given):
             for step, why in (
@@ -124,6 +151,7 @@ def check_phase_grid(phase_grid=phased.phase_grid, seed: int = 0) -> None:
         grid = accepts(lambda: phase_grid(n, a, dtype=dtype), f"A grid of {n} steps with shift {a:g}")
         u = torch.linspace(0, 1, n + 1, dtype=DOUBLE)
         right = shift(u, a)
+        assert isinstance(grid, Tensor), f"A grid is a tensor, not {type(grid).__name__}."
         assert grid.dtype == dtype, f"dtype={dtype} is asked for, not {grid.dtype}."
         assert grid.shape == (n + 1,), f"{n} steps lie between {n + 1} levels, got {tuple(grid.shape)}."
         assert grid[0] == 0, f"From exactly 0, the data, rising: the first level is {grid[0]:g}."
@@ -152,11 +180,13 @@ def check_phase_grid(phase_grid=phased.phase_grid, seed: int = 0) -> None:
 def check_linear_quadratic_grid(linear_quadratic_grid=phased.linear_quadratic_grid, seed: int = 0) -> None:
     """A line, a parabola of the same slope at the joint, and both ends."""
     sizes = ((1000, 0.025, 0.5), (40, 0.1, 0.75), (7, 0.3, 0.4 + 0.1 * (seed % 5)), (10, 0.5, 0.5))
+    sizes += ((1, 0.2, 0.5), (2, 0.1, 0.6))
     for dtype, (n, threshold, linear) in itertools.product(FLOATS, sizes):
         grid = accepts(
             lambda: linear_quadratic_grid(n, threshold, linear, dtype=dtype),
-            f"threshold {threshold}, linear {linear:g}",
+            f"n = {n}, threshold {threshold}, linear {linear:g}",
         )
+        assert isinstance(grid, Tensor), f"A grid is a tensor, not {type(grid).__name__}."
         u = torch.linspace(1, 0, n + 1, dtype=DOUBLE)  # the share of the steps that is done
 
         def bent(threshold, linear):
@@ -205,6 +235,7 @@ def check_phase_edges(phase_edges=phased.phase_edges, seed: int = 0) -> None:
     for dtype, (n, phases) in itertools.product(FLOATS, sizes):
         grid, k = shift(torch.linspace(0, 1, n + 1, dtype=dtype), 3.0), n // phases
         edges = accepts(lambda: phase_edges(grid, phases), f"{phases} phases on a grid of {n} steps")
+        assert isinstance(edges, Tensor), f"The edges are a tensor, not {type(edges).__name__}."
         likely = (
             ("The last edge is 1, where the noise is.", grid[::k][:-1]),
             ("The first edge is 0, where the data is.", grid[::k][1:]),
@@ -230,6 +261,8 @@ def check_phase_edges(phase_edges=phased.phase_edges, seed: int = 0) -> None:
         (level, "with two equal levels"),
         (grid[1:], "that does not start at 0"),
         (grid[:-1], "that does not end at 1"),
+        (grid.clamp(min=1e-4), "that does not start at 0, but at 1e-4,"),
+        (grid.clamp(max=1 - 1e-4), "that does not end at 1, but at 0.9999,"),
         (torch.where(grid == grid[7], math.nan, grid), "with nan"),
     ):
         refuses(lambda: phase_edges(bad, 1), f"A grid {what} must be refused.")
@@ -247,6 +280,7 @@ def check_phase_end(phase_end=phased.phase_end, seed: int = 0) -> None:
         (exact(0.0, 0.1, 0.5, 0.9, 1.0), exact(0.05, 0.3, 0.6, 0.95, 1.0)),  # as many times as edges
         (uneven, torch.cat([uneven[1:], uneven[1:-1] + 1e-9])),
         (exact(0.2, 0.4, 0.9), exact(0.3, 0.4, 0.9)),
+        (exact(0.2, 0.4, 1.0), 0.2 + exact(1e-5, 1e-4, 1e-3, 1e-2)),  # just above the first edge
     ):
         t = times[torch.randperm(len(times), generator=g)]
         expected = torch.stack([edges[edges < u].max() for u in t])
@@ -260,9 +294,11 @@ def check_phase_end(phase_end=phased.phase_end, seed: int = 0) -> None:
             ),
             ("This is the edge above t, or t itself: a jump ends below.", edges[number]),
             (
-                "The jump does not always go to the first edge: it ends at the next below.",
+                "This is one edge for every t, the first: each t has its own, the next below it.",
                 edges[0].expand_as(t),
             ),
+            ("This is one edge for every t: each t has its own.", expected.min().expand_as(t)),
+            ("This is one edge for every t: each t has its own.", expected.max().expand_as(t)),
             ("One edge too far down: the largest of those below t.", edges[(number - 2).clamp(min=0)]),
             (
                 "This is the nearest edge, which may lie above: it must be below t.",
@@ -282,10 +318,11 @@ def check_phase_end(phase_end=phased.phase_end, seed: int = 0) -> None:
         close(end, exact(0.5, 0.0, 0.25, 0.25, 0.5), "Right in float64, but not when t or edges are float32.")
     for edges in (exact(0.0, 0.5, 1.0), exact(0.2, 0.4, 0.9)):
         first, last = edges[0].item(), edges[-1].item()
-        for bad in one_bad(edges[1:].flip(0).repeat(2), first, first - 0.1, -1.0, last + 0.05, 2.0):
+        wrong = (first, first - 1e-4, -1.0, -math.inf, last + 1e-4, last + 0.05, 2.0, math.inf)
+        for value, bad in anywhere(edges[1:].flip(0).repeat(2), *wrong):
             refuses(
                 lambda: phase_end(bad, edges),
-                f"t = {bad[-1]:g} must be refused, also as one of many: above {first:g}, at most {last:g}.",
+                f"t = {value:g} must be refused, also as one of many: above {first:g}, at most {last:g}.",
             )
 
 
@@ -316,14 +353,20 @@ def check_grid_stops(grid_stops=phased.grid_stops, seed: int = 0) -> None:
         )
         hint = f"Stop k is level n - floor(k n / steps), the last one level 0: {steps} steps on {n} levels."
         stops = accepts(lambda: grid_stops(grid, steps), f"{steps} steps on a grid of {n}")
+        assert isinstance(stops, Tensor), f"The stops are a tensor, not {type(stops).__name__}."
         explained(stops, grid[index], hint, likely)
         assert stops.dtype == dtype, f"Stops have the dtype of the grid, {dtype}, not {stops.dtype}."
     grid = torch.linspace(0, 1, 51, dtype=DOUBLE)
     for steps in (0, -1, 2.5, 51, math.nan):
         refuses(lambda: grid_stops(grid, steps), f"{steps} steps on a grid of 50 must be refused.")
-    inside = grid.clone()
-    inside[[20, 21]] = grid[[21, 20]]
-    for bad, what in ((grid.flip(0), "falls"), (inside, "falls once, inside,")):
+    inside, level = grid.clone(), grid.clone()
+    inside[[20, 21]], level[20] = grid[[21, 20]], grid[21]
+    for bad, what in (
+        (grid.flip(0), "falls"),
+        (inside, "falls once, inside,"),
+        (level, "has two equal levels"),
+        (torch.where(grid == grid[7], math.nan, grid), "holds nan"),
+    ):
         refuses(lambda: grid_stops(bad, 5), f"A grid that {what} must be refused.")
 
 
@@ -338,7 +381,7 @@ def float32_numbers(*size: int, generator: torch.Generator) -> Tensor:
 def check_flow_matching_loss(flow_matching_loss=phased.flow_matching_loss, seed: int = 0) -> None:
     """By hand: where the network is asked, the velocity eps - x, and its gradient."""
     g = torch.Generator().manual_seed(seed)
-    t = exact(0.1, 0.4, 0.7, 1.0)
+    t = exact(0.0, 0.4, 0.7, 1.0)
     for dims in DIMS:
         x, eps = float32_numbers(2, 4, *dims, generator=g)
         z, asked = (1 - column(t, x)) * x + column(t, x) * eps, []
@@ -355,7 +398,7 @@ def check_flow_matching_loss(flow_matching_loss=phased.flow_matching_loss, seed:
         )
         explained(asked[0][0], z, "The network is asked at z = (1 - t) x + t eps.", likely)
         likely = (("The network is asked at t itself, from 0 to 1, not at 1000 t.", 1000 * t),)
-        explained(asked[0][1], t, "The network is asked at t.", likely)
+        explained(asked[0][1], t, "The network is asked at t as it is, from 0 to 1: no clamp.", likely)
         assert loss.shape == (4,), "One loss for each sample, (b,): the mean is over all axes but the first."
         per = lambda d: d.flatten(1).mean(1)
         d = student(z, t) - (eps - x)
@@ -380,27 +423,33 @@ def check_flow_matching_loss(flow_matching_loss=phased.flow_matching_loss, seed:
         close_in_float32(
             flow_matching_loss(velocity, x.float(), eps.float(), t).detach(), per(d**2), "The loss"
         )
-        for wrong, what in ((eps[:1], "noise of one sample"), (eps[:, :1], "noise of another shape")):
+        loud = lambda z, t: 1000 * student(z, t)
+        close(
+            flow_matching_loss(loud, x, eps, t),
+            per((loud(z, t) - (eps - x)) ** 2),
+            "Right for small numbers, not for large ones: nothing is clipped.",
+        )
+        for wrong in other_shapes(eps):
+            size = f"{tuple(wrong.shape)} for x of {tuple(x.shape)}"
             refuses(
                 lambda: flow_matching_loss(student, x, wrong, t),
-                f"{what}, which broadcasts: must be refused.",
+                f"Noise of another shape, {size}, must be refused.",
             )
-        for wrong in (t[:1], t[:3]):
+            refuses(
+                lambda: flow_matching_loss(lambda z, t: wrong, x, eps, t),
+                f"A velocity of another shape, {size}, must be refused.",
+            )
+        for wrong in (t[:1], t[:3], t[:, None]):
             refuses(
                 lambda: flow_matching_loss(student, x, eps, wrong),
-                f"{len(wrong)} times for 4 samples: must be refused.",
-            )
-        for wrong in (lambda z, t: z[:1], lambda z, t: z[:, :1]):
-            refuses(
-                lambda: flow_matching_loss(wrong, x, eps, t),
-                "A velocity of another shape than z must be refused.",
+                f"Times of shape {tuple(wrong.shape)} for 4 samples: must be refused.",
             )
 
 
 def check_jump(jump=phased.jump, seed: int = 0) -> None:
     """The sign of the step, and the jump of length zero."""
     g = torch.Generator().manual_seed(seed)
-    t, s = exact(1.0, 0.7, 0.5, 0.2), exact(0.5, 0.0, 0.4, 0.2)
+    t, s = exact(1.0, 0.7, 0.3, 0.2), exact(0.5, 0.0, 0.9, 0.2 - 1e-5)  # up, too, and a short one
     for dims in DIMS:
         v, z = float32_numbers(2, 4, *dims, generator=g)
         v.requires_grad_()
@@ -411,6 +460,8 @@ def check_jump(jump=phased.jump, seed: int = 0) -> None:
             ("The velocity is multiplied by the length s - t.", z + v),
             ("The jump ends at s, not at 0.", z - column(t, z) * v),
             ("The jump starts at z.", step * v),
+            ("A short jump is a jump, too.", torch.where(step.abs() < 1e-3, z, z + step * v)),
+            ("s may lie above t: the same formula.", z + step.clamp(max=0) * v),
         )
         explained(found, z + step * v, "z + (s - t) velocity, sample by sample.", likely)
         slope = torch.autograd.grad(found.sum(), v)[0] if found.requires_grad else 0 * z
@@ -419,11 +470,11 @@ def check_jump(jump=phased.jump, seed: int = 0) -> None:
         still = accepts(lambda: jump(v, z, t, t), "A jump of length zero")
         assert torch.equal(still, z), "A jump of length zero changes nothing."
         close_in_float32(jump(v.float(), z.float(), t, s), z + step * v, "A jump")
-        for wrong in (v[:1], v[:, :1]):
+        for wrong in other_shapes(v):
             refuses(lambda: jump(wrong, z, t, s), "A velocity of another shape than z must be refused.")
         for what, one, other in (("t", t[:1], s), ("s", t, s[:1])):
             refuses(lambda: jump(v, z, one, other), f"One {what} for four samples must be refused.")
-        for bad in one_bad(s, -0.1, 1.1):
+        for _, bad in anywhere(s, -0.1, 1.1):
             refuses(lambda: jump(v, z, t, bad), "An s outside [0, 1] must be refused, also one of many.")
             refuses(lambda: jump(v, z, bad, s), "A t outside [0, 1] must be refused, also one of many.")
 
@@ -453,7 +504,8 @@ def huber(d: Tensor, c: float) -> Tensor:
 
 def likely_distances(d: Tensor, c: float) -> list[tuple[str, Tensor]]:
     """What is found in the place of huber(d, c)."""
-    squares = d.flatten(1).square()
+    squares, each, n = d.flatten(1).square(), (d**2 + c**2).sqrt() - c, d[0].numel()
+    torchs = lambda a: torch.where(d.abs() < a, d**2 / 2, a * (d.abs() - a / 2)).flatten(1).mean(1)
     return [
         ("Squares in place of Huber's distance: sqrt(d^2 + c^2) - c.", squares.mean(1)),
         ("Squares in place of Huber's distance: sqrt(d^2 + c^2) - c.", squares.mean(1) / 2),
@@ -463,23 +515,48 @@ def likely_distances(d: Tensor, c: float) -> list[tuple[str, Tensor]]:
         ("c in place of its square: sqrt(d^2 + c^2) - c.", huber(d, c**0.5) + c**0.5 - c),
         ("c in place of its square: sqrt(d^2 + c^2) - c.", huber(d, c**0.5)),
         ("One factor c too many: sqrt(d^2 + c^2) - c.", huber(d, c) * c),
-        ("The mean over the numbers of a sample, not the sum.", huber(d, c) * d[0].numel()),
+        ("huber_c is taken as it is: not scaled with the size of a sample.", huber(d, c * n**0.5)),
+        ("huber_c is taken as it is: not scaled with the size of a sample.", huber(d, c * n)),
+        ("The distance is not divided by c.", huber(d, c) / (c or 1.0)),
+        ("The distance is not multiplied by 2.", huber(d, c) * 2),
+        *(
+            ("Huber's distance is sqrt(d^2 + c^2) - c here, not torch's huber_loss.", other)
+            for other in (torchs(c), torchs(c) / (c or 1.0), torchs(1.0))
+        ),
+        ("The mean over the numbers of a sample, not the sum.", huber(d, c) * n),
+        ("The mean is over each sample, not over the batch.", each.mean().expand(len(d))),
+        ("The mean is over each sample, not over the batch.", each.flatten(0, -2).mean(0)),
+        ("The mean is over each sample: here samples are mixed.", each.reshape(-1, len(d)).mean(0)),
         ("One norm over the sample: the root is of each number.", (squares.sum(1) + c**2).sqrt() - c),
         ("The mean inside the root: the root is of each number.", (squares.mean(1) + c**2).sqrt() - c),
+        *(("Nothing is clipped.", huber(d.clamp(-a, a), c)) for a in (1, 2, 3, 5, 10)),
     ]  # fmt: skip
+
+
+class Net(torch.nn.Module):
+    """net(knob z, t) with a parameter, which keeps copies of what it is asked at."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.knob, self.asked = torch.nn.Parameter(exact(1.0).squeeze()), []
+        self.strict = recorded(lambda z, t: net(self.knob.to(z) * z, t), self.asked)
+
+    def forward(self, z, t):
+        return self.strict(z, t)
 
 
 def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
     """Who is asked where, both jumps to one edge, Huber's distance, and no gradient to target or teacher."""
     g = torch.Generator().manual_seed(seed)
-    knobs = {name: torch.ones((), dtype=DOUBLE, requires_grad=True) for name in NETS}
     even = torch.linspace(0, 1, 9, dtype=DOUBLE)
     uneven = torch.linspace(0, 1, 11, dtype=DOUBLE) ** 1.7  # edges that float32 rounds up, and down
+    steep = torch.linspace(0, 1, 11, dtype=DOUBLE) ** 6  # from 1e-6 on, which is not 0
     for grid, phases, dims, c in (
         (shift(even, 3.0), 2, (8, 8, 8), 0.3),
         (shift(even, 3.0), 1, (8, 8, 8), 0.7),
         (shift(even, 3.0), 4, (3,), 1e-3),
-        (shift(even, 3.0), 8, (8, 8), 0.0),
+        (shift(even, 3.0), 8, (8, 8), 0),
+        (steep, 2, (3, 2), 1),
         (uneven, 5, (2, 3, 5), 1e-3),
         (uneven, 2, (2, 1, 3, 5), 0.1),
     ):
@@ -487,11 +564,8 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         edges = grid[:: n // phases].contiguous()
         x, eps = float32_numbers(2, n, *dims, generator=g)
         index = 1 + torch.randperm(n, generator=g)
-        asked = {name: [] for name in NETS}
-        nets = [
-            recorded(lambda z, t, name=name, net=net: net(knobs[name].to(z) * z, t), asked[name])
-            for name, net in NETS.items()
-        ]
+        nets = [Net(net) for net in NETS.values()]
+        asked = {name: net.asked for name, net in zip(NETS, nets)}
         loss = accepts(
             lambda: phased_loss(*nets, x, eps, index, grid, edges, c),
             f"{phases} phases on a grid of {n} with huber_c = {c}",
@@ -499,7 +573,12 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
 
         # who is asked where
         assert isinstance(loss, Tensor) and loss.shape == (n,), "A loss returns one number per sample, (b,)."
+        assert loss.isfinite().all(), "nan or inf comes out: what is divided by 0?"
         assert torch.is_grad_enabled(), "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
+        assert all(net.knob.requires_grad for net in nets), (
+            "requires_grad_(False) stays behind: a student that is its own target would never learn. "
+            "Use torch.no_grad()."
+        )
         for name in NETS:
             times = len(asked[name])
             assert times == 1, f"Each network is asked once, for the whole batch; the {name} {times} times."
@@ -544,6 +623,13 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         likely = (
             ("The target is asked at s = grid[index - 1], where z_s is, not at t.", t[inside]),
             ("The target is asked at s, where z_s is, not at the edge.", end[inside]),
+            *(
+                (
+                    "Asked at t only where s is exactly 0: a small s is a time like any other.",
+                    torch.where(s > least, s, t)[inside],
+                )
+                for least in (1e-5, 1e-4, 1e-3, 5e-3, 1e-2)
+            ),
         )
         explained(at[inside], s[inside], "The target is asked at s = grid[index - 1].", likely)
         hint = "Where s = 0 the target is asked at t, still at z_s. At time 0 some networks divide by 0."
@@ -557,6 +643,8 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
         zero = 0 * E
         jumps = lambda a, b: (z + (a - T) * v) - (z_s + (b - S) * w)
         along = lambda c: c.expand_as(x) if dims[-1] == n else column(c, x)  # the wrong axis
+        four = lambda c: c.reshape(-1, 1, 1, 1) if x.ndim < 4 else column(c, x)
+        cut = lambda a, limit: a.clamp(-limit, limit)
         likely = [
             (sentence, huber(d, c))
             for sentence, d in (
@@ -574,36 +662,67 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
                     "e - t and e - s run along the wrong axis: one for each sample.",
                     z + along(end - t) * v - (z_s + along(end - s) * w),
                 ),
+                (
+                    "e - t and e - s have one axis for each axis of z, not always four.",
+                    z + four(end - t) * v - (z_s + four(end - s) * w),
+                ),
+                ("e - t has one axis for each axis of z, not always four.", z + four(end - t) * v - wanted),
                 ("The target is not z_s everywhere: from there it jumps to the edge, too.", landed - z_s),
                 ("The target's jump starts at s: its length is e - s.", landed - (z_s + (E - T) * w)),
                 ("The target's jump starts from z_s, not from z_t.", landed - (z + (E - S) * w)),
                 ("The student's jump starts from z_t, not from z_s.", z_s + (E - T) * v - wanted),
                 ("Compare where the jumps land, not the velocities.", v - w),
                 ("Compare where the jumps land, not slopes: no division.", (landed - wanted) / (E - T)),
+                ("Compare where the jumps land: no division by t - s.", (landed - wanted) / (S - T)),
                 ("Each sample has its own target.", landed - wanted.flip(0)),
             )
         ]  # fmt: skip
-        likely += likely_distances(landed - wanted, c)
-        hint = (
-            "The student's jump from t and the target's from s end at one edge, the largest strictly below t."
-        )
         right = huber(landed - wanted, c)
+        likely += likely_distances(landed - wanted, c)
+        likely += [
+            (f"The loss is not divided by {what}.", right / length)
+            for what, length in (("t - s", t - s), ("t - e", t - end), ("t", t))
+        ]
+        for a in (1, 2, 3, 5):
+            likely += [
+                ("Nothing is clipped.", huber(d, c))
+                for d in (
+                    z + (E - T) * cut(v, a) - (z_s + (E - S) * cut(w, a)),
+                    z + (E - T) * cut(v, a) - wanted,
+                    cut(landed, a) - cut(wanted, a),
+                    landed - cut(wanted, a),
+                )
+            ]
+        hint = (
+            "Huber's distance of z_t + (e - t) v_student and z_s + (e - s) v_target, where both jumps end at "
+            "one edge e, the largest strictly below t."
+        )
         explained(loss, right, hint, likely, 1e-9)
+        for size, sentence in (
+            (1000, "Right for small velocities, not for large ones: nothing is clipped."),
+            (1e-5, "Right for large velocities, not for small ones: nothing is added or rounded."),
+        ):
+            sized = [lambda z, t, net=net: size * net(z, t) for net in NETS.values()]
+            z_s = z + (S - T) * size * u
+            w = size * target(z_s, torch.where(inside, s, t))
+            by_hand = huber(z + (E - T) * size * v - (z_s + (E - S) * w), c)
+            close(phased_loss(*sized, x, eps, index, grid, edges, c), by_hand, sentence, 1e-9)
 
         # gradients
         assert loss.requires_grad, (
             "The gradient must flow through the student's jump: no_grad for the target alone."
         )
-        grads = dict(zip(NETS, torch.autograd.grad(loss.sum(), list(knobs.values()), allow_unused=True)))
+        knobs = [net.knob for net in nets]
+        grads = dict(zip(NETS, torch.autograd.grad(loss.sum(), knobs, allow_unused=True)))
         assert grads["student"] is not None, "The gradient must flow through the student's jump."
         for name in ("target", "teacher"):
             assert grads[name] is None, f"No gradient may reach the {name}: torch.no_grad()."
-        by_hand = huber(z + (E - T) * student(knobs["student"] * z, t) - wanted, c)
-        wished = torch.autograd.grad(by_hand.sum(), knobs["student"])[0]
+        by_hand = huber(z + (E - T) * student(knobs[0] * z, t) - wanted, c)
+        wished = torch.autograd.grad(by_hand.sum(), knobs[0])[0]
         close(grads["student"], wished, "The gradient is that of Huber's distance of the two jumps.", 1e-9)
         own_target = phased_loss(nets[0], nets[0], nets[2], x, eps, index, grid, edges, c)
         frozen = phased_loss(nets[0], student, nets[2], x, eps, index, grid, edges, c)
-        both, one = (torch.autograd.grad(a.sum(), knobs["student"])[0] for a in (own_target, frozen))
+        both, one = (torch.autograd.grad(a.sum(), knobs[0])[0] for a in (own_target, frozen))
         close(both, one, "The student as its own target: as a target it gets no gradient.")
 
         low = phased_loss(*nets, x.float(), eps.float(), index, grid, edges, c)
@@ -614,18 +733,24 @@ def check_phased_loss(phased_loss=phased.phased_loss, seed: int = 0) -> None:
     call = lambda *nets, noise=eps, i=index, c=1e-3: phased_loss(*nets, x, noise, i, grid, edges, c)
     nets = (student, target, teacher)
     for bad, what in ((0, "0, where nothing starts,"), (-1, "-1"), (n + 1, "n + 1")):
-        for i in (torch.cat([index[:-1], torch.tensor([bad])]), torch.full_like(index, bad)):
+        places = [torch.arange(n) == place for place in (0, n // 2, n - 1)]
+        for i in (*(torch.where(place, bad, index) for place in places), torch.full_like(index, bad)):
             refuses(lambda: call(*nets, i=i), f"Index {what} must be refused, also one of many.")
     for i in (index[:1], index[:-1], torch.cat([index, index[:1]])):
         refuses(lambda: call(*nets, i=i), f"{len(i)} indices for {n} samples must be refused.")
-    for noise in (eps[:1], eps[:, :1]):
+    for i in (index[:, None], index[None]):
+        refuses(
+            lambda: call(*nets, i=i),
+            f"Indices of shape {tuple(i.shape)} must be refused: one for each sample.",
+        )
+    for noise in other_shapes(eps):
         refuses(lambda: call(*nets, noise=noise), "eps of another shape than x must be refused.")
     for c in (-1.0, math.nan):
         refuses(lambda: call(*nets, c=c), f"huber_c = {c} must be refused.")
     for k, name in enumerate(NETS):
-        for other in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
+        for other in other_shapes(x):
             refuses(
-                lambda: call(*nets[:k], other, *nets[k + 1 :]),
+                lambda: call(*nets[:k], lambda z, t: other, *nets[k + 1 :]),
                 f"A {name} that answers in another shape must be refused: it would be broadcast.",
             )
 
@@ -654,7 +779,11 @@ def likely_steps(z, v, new, t, s, f) -> list[tuple[str, Tensor]]:
         ("The step goes down: s - t is negative." + euler, z + (t - s) * v),
         ("The step has the length s - t." + euler, z + v),
         ("The next state is at s, not at 0: (1 - s) x_hat + s eps'.", x_hat),
-        ("There is no new noise: fresh is ignored.", step(x_hat, eps_hat)),
+        ("There is no new noise at this stop: fresh is ignored, here at least.", step(x_hat, eps_hat)),
+        (
+            "fresh keeps its digits: it is neither rounded nor cast.",
+            step(x_hat, math.sqrt(1 - round(f, 3) ** 2) * eps_hat + round(f, 3) * new),
+        ),
         ("All noise is new: fresh is the share of it, and 0.6 leaves 0.8 of the old.", step(x_hat, new)),
         ("Noise on top: of the old keep sqrt(1 - fresh^2).", step(x_hat, eps_hat + f * new)),
         ("Of the old noise sqrt(1 - fresh^2), not 1 - fresh.", step(x_hat, (1 - f) * eps_hat + f * new)),
@@ -678,6 +807,16 @@ def likely_steps(z, v, new, t, s, f) -> list[tuple[str, Tensor]]:
         ("eps_hat = z + (1 - t) v: 1 - t is left to the noise.", step(x_hat, old * (z + v) + f * new)),
         ("eps_hat = z + (1 - t) v: the velocity is not the noise.", step(x_hat, old * v + f * new)),
         ("eps_hat = z + (1 - t) v is not z itself.", step(x_hat, old * z + f * new)),
+    ] + [
+        ("Nothing is clipped.", wrong)
+        for a in (1, 2, 3, 4, 5)
+        for wrong in (
+            step(x_hat.clamp(-a, a), noise),
+            step(x_hat, old * eps_hat.clamp(-a, a) + f * new),
+            step(x_hat.clamp(-a, a), old * eps_hat.clamp(-a, a) + f * new),
+            step(z - t * v.clamp(-a, a), old * (z + (1 - t) * v.clamp(-a, a)) + f * new),
+            step(x_hat, noise).clamp(-a, a),
+        )
     ]  # fmt: skip
 
 
@@ -689,7 +828,8 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
         ((4, 4, 4), (0.9, 0.8, 0.3, 0.0), 0.6),
         ((3,), (1.0, 0.8, 0.3, 0.0), 1.0),
         ((2, 3, 5), (0.9, 0.8, 0.55, 0.4, 0.0), exact(0.2, 1.0, 0.0, 0.9)),
-        ((2, 1, 3, 5), (0.9, 0.5, 0.2), exact(0.0, 0.7)),  # a last stop above 0 keeps its noise
+        ((2, 1, 3, 5), (0.9, 0.5, 1e-4), exact(0.0, 0.7)),  # a last stop above 0 keeps its noise
+        ((3, 2), (0.9, 0.7, 0.5), exact(1 - 2e-8, 5e-4)),  # shares that float32 and rounding lose
         ((4,), (1.0, 0.0), 1),
         ((4,), (0.7, 0.1), 0),
     ):
@@ -697,12 +837,18 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
         shares = (fresh.tolist() if isinstance(fresh, Tensor) else [float(fresh)]) * len(stops)
         shares = shares[: len(stops) - 1]
         ours, theirs = (torch.Generator().manual_seed(3 + seed) for _ in range(2))
-        asked, levels, before = [], exact(*stops), theirs.get_state()
-        path = sampled(student, z, stops, shares, ours)
+        asked, levels, before, world = [], exact(*stops), theirs.get_state(), torch.get_rng_state()
+        drawn = {name: [] for name in ("ours", "theirs")}  # the generator's state at each question
+        watched = lambda g, states: lambda z, t: (states.append(g.get_state()), student(z, t))[1]
+        path = sampled(watched(ours, drawn["ours"]), z, stops, shares, ours)
         found = accepts(
-            lambda: phased_sample(recorded(student, asked), z, levels, fresh, theirs),
+            lambda: phased_sample(
+                recorded(watched(theirs, drawn["theirs"]), asked), z, levels, fresh, theirs
+            ),
             f"fresh = {fresh} with stops {stops}",
         )
+        assert isinstance(found, Tensor), f"The sample is one tensor, not {type(found).__name__}."
+        assert found.isfinite().all(), "nan or inf comes out: what is divided by 0?"
 
         # where it asks
         times = exact(*(t[0].item() for _, t in asked))
@@ -720,28 +866,29 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
 
         # its random numbers, and each state
         draws = any(share > 0 and s > 0 for share, s in zip(shares, stops[1:]))
-        if not draws:
-            assert torch.equal(before, theirs.get_state()), (
-                "Nothing is drawn for fresh = 0, Euler, nor for a stop at 0, where noise has no weight."
-            )
-        else:
-            assert not torch.equal(before, theirs.get_state()), (
-                "New noise comes from the generator that is given: this one was not used."
-            )
+        unused = torch.equal(before, theirs.get_state())
+        assert draws or unused, (
+            "Nothing is drawn for fresh = 0, Euler, nor for a stop at 0, where noise has no weight."
+        )
         walked = [z for z, _ in asked[1:]] + [found]
-        drawn, last = torch.Generator().manual_seed(3 + seed), 0
+        noises, last = torch.Generator().manual_seed(3 + seed), 0
         for k, (t, s, share) in enumerate(zip(stops, stops[1:], shares)):
             a, v = path[k], student(path[k], torch.full((4,), t, dtype=DOUBLE))
-            new = torch.randn(a.shape, generator=drawn, dtype=DOUBLE) if share > 0 and s > 0 else 0 * a
+            new = torch.randn(a.shape, generator=noises, dtype=DOUBLE) if share > 0 and s > 0 else 0 * a
             hint = "(1 - s) x_hat + s eps', x_hat = z - t v, eps' = sqrt(1 - fresh^2) eps_hat + fresh new."
             if s == 0:
-                hint = "At s = 0 only x_hat = z - t v is left, without noise."
+                hint = "At s = 0 the weights are 1 and 0: x_hat = z - t v is left."
+            elif unused and share > 0:
+                hint = "New noise comes from the generator that is given: this one was not used."
             x_hat, eps_hat = a - t * v, a + (1 - t) * v
             mixed = lambda f, new: (1 - s) * x_hat + s * ((1 - f**2) ** 0.5 * eps_hat + f * new)
-            likely = [("The state stays where it was: from each stop go on from the newest z.", a)]
+            still = (
+                "The state stays where it was: the weights are those of s, not of t; go on from the newest z."
+            )
+            likely = [(still, a)]
             likely += [
                 ("fresh[0] belongs to stops[1], the first that is arrived at.", mixed(f, new))
-                for f in set(shares) - {share}
+                for f in set(shares) - {share, 0.0}
             ]
             likely += likely_steps(a, v, new, t, s, share)
             likely += [
@@ -749,8 +896,17 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
             ]
             last = new
             explained(walked[k], path[k + 1], hint, likely, 1e-9)
+        assert not (draws and unused), (
+            "New noise comes from the generator that is given, not from a copy: this one was not used."
+        )
         assert torch.equal(ours.get_state(), theirs.get_state()), (
             "Draw once for each stop with fresh > 0; not for fresh = 0, and not for a stop at 0."
+        )
+        assert all(torch.equal(*states) for states in zip(*drawn.values())), (
+            "Draw after the network is asked, and for this stop alone: a network may draw from it, too."
+        )
+        assert torch.equal(world, torch.get_rng_state()), (
+            "torch's own random numbers stay as they are where a generator is given, or nothing is drawn."
         )
 
         ours, theirs = (torch.Generator().manual_seed(3 + seed) for _ in range(2))
@@ -769,33 +925,25 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
         )
 
     z, levels = 100 * float32_numbers(4, 3, generator=g), exact(0.9, 0.5, 0.2)
+    loud = lambda z, t: 1000 * student(z, t)
     ours, theirs = (torch.Generator().manual_seed(3) for _ in range(2))
-    close(
-        phased_sample(student, z, levels, 1.0, theirs),
-        sampled(student, z, levels.tolist(), [1.0, 1.0], ours)[-1],
-        "Right for small z, not for large ones: nothing is clipped.",
-        1e-8,
-    )
-    close(
-        phased_sample(student, z, levels, 1.0, theirs),
-        sampled(student, z, levels.tolist(), [1.0, 1.0], ours)[-1],
-        "A second call with the same generator draws other numbers: it must not be seeded or copied.",
-        1e-8,
-    )
-    close(
-        phased_sample(student, z, levels),
-        sampled(student, z, levels.tolist(), [0.0, 0.0], None)[-1],
-        "Without `fresh` it is Euler.",
-        1e-8,
-    )
+    for fresh, hint in (
+        (1.0, "Right for small numbers, not for large ones: nothing is clipped."),
+        (1.0, "A second call with the same generator draws other numbers: it must not be seeded or copied."),
+    ):
+        right = sampled(loud, z, levels.tolist(), [fresh] * 2, ours)[-1]
+        close(phased_sample(loud, z, levels, fresh, theirs), right, hint, 1e-8)
+    right = sampled(student, z, levels.tolist(), [0.0, 0.0], None)[-1]
+    close(phased_sample(student, z, levels), right, "Without `fresh` it is Euler.", 1e-8)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(12345 + seed)
         right = sampled(student, z, levels.tolist(), [1.0, 1.0], None)[-1]
-        torch.manual_seed(seed)
+        torch.manual_seed(12345 + seed)
         found = phased_sample(student, z, levels, 1.0)
-    close(
-        found, right, "Without a generator the noise is torch's own, as randn_like(z, None) draws it.", 1e-8
+    hint = (
+        "Without a generator the noise is torch's own, as randn_like(z, None) draws it, and nobody seeds it."
     )
+    close(found, right, hint, 1e-8)
 
     good = exact(1.0, 0.8, 0.3, 0.0)
     call = lambda stops=good, fresh=0.0, net=student: phased_sample(net, z, stops, fresh, theirs)
@@ -804,44 +952,64 @@ def check_phased_sample(phased_sample=phased.phased_sample, seed: int = 0) -> No
         (exact(1.0, 0.3, 0.8, 0.0), "Stops that rise once, inside,"),
         (exact(1.0, 0.8, 0.8, 0.0), "Two equal stops"),
         (good[:1], "A single stop"),
-        (exact(1.2, 0.8, 0.3, 0.0), "A first stop above 1"),
-        (exact(1.0, 0.8, 0.3, -0.1), "A last stop below 0"),
+        *((torch.where(good == 1, a, good), f"A first stop of {a}, above 1,") for a in (1.2, 1 + 1e-4)),
+        *((torch.where(good == 0, a, good), f"A last stop of {a}, below 0,") for a in (-0.1, -1e-4)),
         *(
             (torch.where(good == a, math.nan, good), f"nan in the place of the stop {a}")
             for a in good.tolist()
         ),
     ):
         refuses(lambda: call(stops), f"{what} must be refused.")
-    for fresh in (1.5, -0.1, math.nan):
+    for fresh in (1.5, -0.1, 1 + 1e-4, -1e-4, math.nan):
         refuses(lambda: call(fresh=fresh), f"fresh = {fresh} must be refused: a share, from 0 to 1.")
-    for fresh in one_bad(exact(0.2, 1.0, 0.5), 1.5, -0.1):
-        for f in (fresh, fresh.flip(0)):
-            refuses(lambda: call(fresh=f), f"fresh = {f.tolist()} must be refused: every one from 0 to 1.")
+    for _, fresh in anywhere(exact(0.2, 1.0, 0.5), 1.5, -0.1, 1 + 1e-4, -1e-4):
+        refuses(
+            lambda: call(fresh=fresh), f"fresh = {fresh.tolist()} must be refused: every one from 0 to 1."
+        )
     for k in (2, 4, 5):
         refuses(lambda: call(fresh=torch.full((k,), 0.5)), f"{k} shares for 3 steps must be refused.")
-    for other in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
-        refuses(lambda: call(net=other), "A velocity of another shape than z must be refused.")
+    for t, other in itertools.product(good[:-1], other_shapes(z)):
+        refuses(
+            lambda: call(net=lambda z, now: other if now[0] == t else z),
+            f"A velocity of another shape than z must be refused, also at t = {t:g} alone.",
+        )
 
 
 def check_tcd_fresh(tcd_fresh=phased.tcd_fresh, seed: int = 0) -> None:
     """TCD's own step, down to (1 - gamma) s and up to s, as a share of fresh noise; and its limits."""
     stops = torch.cat(
-        [0.02 + 0.97 * torch.rand(4, generator=torch.Generator().manual_seed(seed)).double(), exact(0.01)]
+        [
+            0.02 + 0.97 * torch.rand(4, generator=torch.Generator().manual_seed(seed)).double(),
+            exact(0.01, 1e-4, 1 - 1e-4),
+        ]
     )
 
-    def formula(gamma):
-        u = (1 - gamma) * stops
-        k = (1 - stops) / (1 - u)  # x_hat and eps_hat at u, scaled until the signal is that of s
-        return u, k, (stops**2 - (k * u) ** 2).sqrt() / stops
+    def formula(gamma, s=stops):
+        u = (1 - gamma) * s
+        k = (1 - s) / (1 - u)  # x_hat and eps_hat at u, scaled until the signal is that of s
+        return u, k, (s**2 - (k * u) ** 2).sqrt() / s
 
-    for gamma in (0.3, 0.05 + 0.1 * (seed % 9), 0.8):
+    for gamma in (0.3, 0.05 + 0.1 * (seed % 9), 0.8, 0.003, 0.997, 0.1234):
         u, k, right = formula(gamma)
         kept = k * u / stops
-        found = accepts(lambda: tcd_fresh(stops, gamma), f"gamma = {gamma:g}")
+        found = accepts(lambda: tcd_fresh(stops, gamma), f"gamma = {gamma:g} with stops {stops.tolist()}")
+        assert isinstance(found, Tensor), f"The shares are a tensor, not {type(found).__name__}."
         likely = (
             ("gamma says how far down, not which share of the noise is new.", torch.full_like(stops, gamma)),
             ("gamma says how far down, not which share of the noise is new.", (stops - u) / stops),
             ("gamma is ignored: it is not always 0.3.", formula(0.3)[2]),
+            *(
+                ("gamma is taken as it is, neither rounded nor moved to 0 or 1.", formula(other)[2])
+                for other in (round(gamma, 2), 0.0, 1.0)
+            ),
+            *(
+                ("A stop near 0 or 1 is a stop like any other.", formula(gamma, stops.clamp(least, most))[2])
+                for least, most in ((0, 0.99), (0, 0.999), (1e-2, 1), (1e-3, 1), (1e-9, 1 - 1e-9))
+            ),
+            (
+                "A stop near 0 or 1 is a stop like any other.",
+                formula(gamma, torch.where(stops < 1e-3, 1e-12, stops))[2],
+            ),
             ("Down to (1 - gamma) s, not to gamma s: gamma = 0 is Euler.", formula(1 - gamma)[2]),
             ("This is the size of the new noise, c. Its share of all noise at s is c / s.", right * stops),
             ("This is the share of the old noise that is left. The new one has the rest, as a square.", kept),
@@ -861,13 +1029,15 @@ def check_tcd_fresh(tcd_fresh=phased.tcd_fresh, seed: int = 0) -> None:
         at_zero = tcd_fresh(exact(0.5, 0.0), gamma)[-1:]
         assert at_zero.isfinite().all(), "nan at the stop 0: there c / s is 0 / 0. Divide s out by hand."
         close(at_zero, exact(math.sqrt(1 - (1 - gamma) ** 2)), "At the stop 0 the share has a limit.", 1e-9)
+        alone = accepts(lambda: tcd_fresh(stops[:1], gamma), "One stop alone")
+        close(alone, right[:1], "One stop alone has the share that it has among others.", 1e-9)
     stops = torch.cat([stops, exact(0.0)])
     close(tcd_fresh(stops, 0.0), 0 * stops, "gamma = 0 is Euler: no fresh noise.", 1e-7)
     close(tcd_fresh(stops, 1), torch.ones_like(stops), "gamma = 1 is re-noising: all noise is fresh.")
-    for gamma in (1.1, -0.1, math.nan):
+    for gamma in (1.1, -0.1, 1 + 1e-4, -1e-4, math.nan):
         refuses(lambda: tcd_fresh(stops, gamma), f"gamma = {gamma} must be refused.")
-    for bad in one_bad(stops, 1.0, 1.5, -0.1):
-        refuses(lambda: tcd_fresh(bad, 0.3), f"A stop at {bad[-1]:g} must be refused, also one of many.")
+    for value, bad in anywhere(stops, 1.0, 1.5, -0.1, -1e-4, math.inf):
+        refuses(lambda: tcd_fresh(bad, 0.3), f"A stop at {value:g} must be refused, also one of many.")
 
 
 def gaussian_flow(z, t, s, schedule):
@@ -881,7 +1051,8 @@ def check_exact_student(exact_student=phased.exact_student, seed: int = 0) -> No
     thing = mixture(2, 3, seed)
     z = float32_numbers(40, 2, generator=torch.Generator().manual_seed(seed))
     for edges, times, ends in (
-        (exact(0.0, 0.25, 0.6, 1.0), exact(0.25, 0.3, 0.6, 0.9, 1.0), exact(0.0, 0.25, 0.25, 0.6, 0.6)),
+        # 0.6005 lies just above an edge: the length is small, and is divided by
+        (exact(0.0, 0.25, 0.6, 1.0), exact(0.6, 0.25, 0.3, 0.6005, 1.0), exact(0.25, 0.0, 0.25, 0.6, 0.6)),
         (exact(0.0, 1.0), exact(0.1, 0.3, 0.6, 0.9, 1.0), exact(0.0, 0.0, 0.0, 0.0, 0.0)),
     ):
         t, end = times.repeat(8), ends.repeat(8)
@@ -889,9 +1060,18 @@ def check_exact_student(exact_student=phased.exact_student, seed: int = 0) -> No
         landed = thing.flow_map(z, t, end, rectified_flow)
         right = (landed - z) / column(end - t, z)
         to_0 = thing.flow_map(z, t, 0 * t, rectified_flow)
+        to_first = thing.flow_map(z, t, end[:1].expand(40), rectified_flow)
         likely = (
             ("The velocity leads towards noise: (z - landed) / (t - edge).", -right),
             ("The chord ends at the edge below t, not at 0.", (z - to_0) / column(t, z)),
+            *(
+                (
+                    "However short the chord, its slope is divided by its own length.",
+                    right * column((t - end) / (t - end).clamp(min=a), z),
+                )
+                for a in (1e-3, 1e-2)
+            ),
+            ("Each sample has its own edge.", (z - to_first) / column(t - end[:1], z)),
             ("A velocity, the slope of the chord, not the point where it ends.", landed),
             ("The slope is divided by the length t - edge.", z - landed),
         )
@@ -903,10 +1083,11 @@ def check_exact_student(exact_student=phased.exact_student, seed: int = 0) -> No
         assert found.requires_grad, "The gradient with respect to z flows through the flow map."
         close(torch.autograd.grad(found.sum(), slopes[1])[0], wanted, "The gradient with respect to z.", 1e-7)
         # a float32 time of 0.6 is the edge 0.6, although it is rounded up
-        low = exact_student(gaussian_flow, edges)(z.float(), t.float())
-        right = (gaussian_flow(z, t, end, rectified_flow) - z) / column(end - t, z)
+        far = t - end > 0.01  # shorter chords have few digits in float32
+        low = exact_student(gaussian_flow, edges)(z[far].float(), t[far].float())
+        right = ((gaussian_flow(z, t, end, rectified_flow) - z) / column(end - t, z))[far]
         close_in_float32(low, right, "The slope", 1e-4)
-        for bad in one_bad(t, 0.0, -0.1, 1.1):
+        for _, bad in anywhere(t, 0.0, -0.1, 1.1):
             refuses(
                 lambda: velocity(z, bad), "A time without an edge below it must be refused, also one of many."
             )
@@ -935,7 +1116,10 @@ def check_aged_student(aged_student=phased.aged_student, seed: int = 0) -> None:
             return lands(age - 1, z + column(s - t, z) * velocity, s)
 
         made = lambda age: aged_student(recorded(teacher, asked), grid, edges, age)
-        close(made(0)(z, t), teacher(z, t), "Age 0 is the teacher.", 1e-9)
+        before = z.clone()
+        youngest = made(0)(z, t)
+        assert torch.equal(z, before), "The z that is given is changed in place: make a new tensor."
+        close(youngest, teacher(z, t), "Age 0 is the teacher.", 1e-9)
         for age in (2, 1, 5, 12):
             slope = lambda age: (lands(age, z, t) - z) / column(end - t, z)
             likely = (
@@ -949,8 +1133,9 @@ def check_aged_student(aged_student=phased.aged_student, seed: int = 0) -> None:
             hint = "age steps of the teacher on the grid, then straight on to the edge, which is not crossed."
             explained(made(age)(z, t), slope(age), hint, likely, 1e-9)
             close_in_float32(made(age)(z.float(), t.float()), slope(age), "The slope", 1e-4)
+        assert torch.equal(z, before), "The z that is given is changed in place: make a new tensor."
         hint = "After n / phases sweeps nothing changes: it stops at the edge of its phase."
-        close(made(12 // phases)(z, t), made(40)(z, t), hint, 1e-9)
+        close(made(40)(z, t), slope(12 // phases), hint, 1e-9)
         assert all((t > 0).all() for _, t in asked), (
             "The teacher is never asked at time 0: some divide by it."
         )
@@ -964,7 +1149,7 @@ def check_aged_student(aged_student=phased.aged_student, seed: int = 0) -> None:
         )
         close(*slopes, "The gradient flows through each of the teacher's steps.", 1e-9)
         z = z.detach()
-        for bad in one_bad(t, 0.123, 0.0, 1.1):
-            refuses(lambda: made(1)(z, bad), "A time off the grid must be refused, also one of many.")
+    for _, bad in anywhere(t, 0.123, t[3].item() + 1e-3, 1.1):
+        refuses(lambda: made(1)(z, bad), "A time off the grid must be refused, also one of many.")
     for age in (-1, 0.5, math.nan):
         refuses(lambda: aged_student(teacher, grid, edges, age), f"An age of {age} must be refused.")
