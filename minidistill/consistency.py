@@ -65,9 +65,9 @@ def ode_step(
 
     "euler" is DDIM, "heun" averages eps_hat at both ends (Karras et al., 2022, algorithm 1) and asks twice.
     Both are Euler's and Heun's method in the plane (sigma / alpha, z / alpha), whose slope is eps_hat: when
-    the denoiser knows the data point, each lands exactly on alpha_s x + sigma_s eps. A step that ends at
-    sigma = 0 stays an Euler step. Raises ValueError for another solver, where sigma_t = 0, for Heun where
-    alpha_t = 0, and for an answer of another shape than z's.
+    the denoiser knows the data point, each lands exactly on alpha_s x + sigma_s eps. s may be above t. A step
+    that ends at sigma = 0 stays an Euler step. Raises ValueError for another solver, where sigma_t = 0, for
+    Heun where alpha_t = 0, and for an answer of another shape than z's.
     """
     if solver not in ("euler", "heun"):
         raise ValueError(f'solver must be "euler" or "heun", got {solver!r}')
@@ -143,8 +143,8 @@ def consistency_loss(
 ) -> Time:
     """The Pseudo-Huber distance of f at t to its target at s, unweighted: (b,).
 
-    The gradient flows through f(z_t, t) only. f is asked twice with the same dropout mask. A teacher should
-    have no dropout (`eval()`).
+    The gradient flows through f(z_t, t) only. f is asked twice with the same dropout mask, in the mode in
+    which it is. A teacher should have no dropout (`eval()`).
     """
     pseudo_huber(x, c)  # refuses a wrong c before any work is done
 
@@ -224,9 +224,9 @@ def ect_loss(
 def lognormal_times(
     b: Whole, mean: Number = -1.1, std: Number = 2.0, generator: Generator = None, device=None
 ) -> Time:
-    """b EDM times with log t ~ N(mean, std^2): median 0.33, and 99 % below 35. Karras et al. (2022)'s
-    proposal, with iCT's and ECT's numbers. On the generator's device, if none is given. Raises ValueError for
-    std < 0 and b < 1."""
+    """b independent EDM times with log t ~ N(mean, std^2): median 0.33, and 99 % below 35. Karras et al.
+    (2022)'s proposal, with iCT's and ECT's numbers. On the generator's device, if none is given. Raises
+    ValueError for std < 0 and b < 1."""
     device = generator.device if device is None and generator is not None else device
     mean, std = need.number("mean", mean), need.number("std", std, least=0)
     return torch.exp(mean + std * torch.randn(need.whole("b", b), generator=generator, device=device))
@@ -282,7 +282,8 @@ def draw_interval(
     pmf: Float[Tensor, " m"] | None = None,
     generator: Generator = None,
 ) -> tuple[Time, Time]:
-    """b neighbours t > s of a falling grid, by the pmf of its intervals, or all equally likely (CM).
+    """b independent pairs of neighbours t > s of a falling grid, by the pmf of its intervals, or all equally
+    likely (CM).
 
     Raises ValueError unless sigmas fall from one to the next and are not negative, for a pmf that is negative
     or not of n - 1 numbers, and for b < 1.

@@ -72,6 +72,12 @@ def test_ours_passes(check, seed, unchecked_shapes):
 # the mistakes, each one thing changed in code that is otherwise right
 
 
+def same_shape(answer, z):
+    if answer.shape != z.shape:
+        raise ValueError("another shape")
+    return answer
+
+
 def boundary_with(skip=None, out=None, c_in=None, shift=lambda t, t_min: t - t_min):
     def wrong(t, data_std=0.5, t_min=0.002):
         boundary(t, data_std, t_min)  # refuses what ought to be refused
@@ -85,7 +91,9 @@ def boundary_with(skip=None, out=None, c_in=None, shift=lambda t, t_min: t - t_m
     return wrong
 
 
-def heun_with(at=lambda z, z_s: z_s, when=lambda t, s: s, slopes=lambda a, b: (a + b) / 2):
+def heun_with(
+    at=lambda z, z_s: z_s, when=lambda t, s: s, slopes=lambda a, b: (a + b) / 2, second_of=same_shape
+):
     """Heun's step, with one thing changed."""
 
     def wrong(denoiser, z, t, s, schedule, solver="euler"):
@@ -103,7 +111,7 @@ def heun_with(at=lambda z, z_s: z_s, when=lambda t, s: s, slopes=lambda a, b: (a
         inside = sigma_s > 0
         point, time = at(z, euler), when(t, torch.where(inside.flatten(), s, t))
         alpha, sigma = (column(c, z) for c in schedule(time))
-        second = (point - alpha * denoiser(point, time)) / torch.where(sigma > 0, sigma, 1)
+        second = (point - alpha * second_of(denoiser(point, time), z)) / torch.where(sigma > 0, sigma, 1)
         return torch.where(inside, keep * z + (sigma_s - keep * sigma_t) * slopes(first, second), euler)
 
     return wrong
@@ -144,6 +152,27 @@ def in_part(f, z_s, s, noisy):
     if part.any():
         target[part] = f(z_s[part], s[part])
     return target
+
+
+def own_ect(
+    weight=lambda w: w, distance=pseudo_huber, target=lambda answer, x, noisy: torch.where(noisy, answer, x)
+):
+    """ECT's loss by hand, with one thing changed."""
+
+    def wrong(f, x, eps, t, a, q=2.0, k=8.0, b=1.0, c=0.0, weighting="gap", data_std=0.5):
+        ect_loss(
+            lambda z, t: z, x, eps, t, a, q, k, b, c, weighting, data_std
+        )  # refuses what ought to be refused
+        s = ect_mapping(t, a, q, k, b)
+        w = weight(ect_weight(weighting, t, s, data_std))
+        t, s = t.to(x.dtype), s.to(x.dtype)
+        with torch.random.fork_rng():
+            found = same_shape(f(mix(x, eps, t, edm), t), x)
+        with torch.no_grad():
+            answer = f(mix(x, eps, s, edm), torch.where(s > 0, s, t))
+        return (w * distance(found - target(answer, x, column(s, x) > 0).detach(), c)).to(x.dtype)
+
+    return wrong
 
 
 def loss_with(
@@ -243,10 +272,10 @@ def tangent_with(sign=(-1, -1), cos=True, warm_both=False, warm_first=False, rat
 def scm_with(norm=lambda g: column(g.flatten(1).norm(dim=1), g), noise_std=None, sign=1):
     def wrong(net, x, eps, t, data_std=0.5, teacher=None, warmup=1.0, c=0.1):
         sd, given, t = noise_std or data_std, t, t.to(x.dtype)
-        cos, sin = column(t.cos(), x), column(t.sin(), x)
-        z = cos * x + sin * sd * eps
         with torch.random.fork_rng():
             scm_loss(net, x, eps, given, data_std, teacher, warmup, c)  # refuses what ought to be refused
+        cos, sin = column(t.cos(), x), column(t.sin(), x)
+        z = cos * x + sin * sd * eps
         slope = data_std * teacher(z / data_std, t) if teacher else sd * cos * eps - sin * x
         with torch.random.fork_rng():
             g = scm_tangent(net, z, t, slope.detach(), data_std, warmup)
@@ -400,6 +429,56 @@ def target_if(
     return wrong
 
 
+def strict_in_training(**loose):
+    """The target, which refuses less with a teacher."""
+
+    def wrong(f, x, eps, t, s, schedule, teacher=None, *solver):
+        target = target_if(**(dict(good=ok) | loose)) if teacher else consistency_target
+        return target(f, x, eps, t, s, schedule, teacher, *solver)
+
+    return wrong
+
+
+def swapped_step(f, x, eps, t, s, schedule, teacher=None, solver="euler"):
+    """t and s are swapped in the teacher's step."""
+    consistency_target(lambda z, t: z, x, eps, t, s, schedule)  # refuses what ought to be refused
+    t, s = t.to(x.dtype), s.to(x.dtype)
+    z_s = (
+        ode_step(teacher, mix(x, eps, t, schedule), s, t, schedule, solver)
+        if teacher
+        else mix(x, eps, s, schedule)
+    )
+    return torch.where(column(s, x) > 0, f(z_s, torch.where(s > 0, s, t)), z_s).detach()
+
+
+def evaluated(f):
+    """f, after f.eval()."""
+    return getattr(f, "eval", lambda: f)()
+
+
+def by_root(delta, c):
+    """As the formula stands: the gradient is NaN at 0."""
+    pseudo_huber(delta, c)  # refuses what ought to be refused
+    return (delta.reshape(len(delta), -1).square().sum(1) + c**2).sqrt() - c
+
+
+def target_without_finally(*args):
+    before = torch.is_grad_enabled()
+    torch.set_grad_enabled(False)
+    found = consistency_target(*args)
+    torch.set_grad_enabled(before)
+    return found
+
+
+def target_in_place(f, x, eps, t, s, schedule, *more):
+    """f's answer is written into."""
+    kept = []
+    found = consistency_target(
+        lambda z, t: kept.append(f(z, t)) or kept[-1].clone(), x, eps, t, s, schedule, *more
+    )
+    return kept[-1].copy_(found)
+
+
 def target_and(last):
     """The target, and then last()."""
 
@@ -481,6 +560,43 @@ def ict_with(intervals):
         return min(intervals(step // max(1, int(total / (math.log2(s1 // s0) + 1))), s0), s1) + 1
 
     return wrong
+
+
+def ct_with(round_up=math.ceil, last=lambda s1: s1 + 1, points=lambda n: n):
+    def wrong(step, total, s0=2, s1=150, mu0=0.9):
+        consistency.ct_steps(step, total, s0, s1, mu0)  # refuses what ought to be refused
+        n = max(1, round_up(math.sqrt(step / total * (last(s1) ** 2 - s0**2) + s0**2) - 1)) + 1
+        return points(n), mu0 ** (s0 / (n - 1))
+
+    return wrong
+
+
+def times_of(draw):
+    def wrong(b, mean=-1.1, std=2.0, generator=None):
+        with torch.random.fork_rng():
+            lognormal_times(b, mean, std)  # refuses what ought to be refused
+        return torch.exp(mean + std * draw(b, generator))
+
+    return wrong
+
+
+def pairs(b, generator):
+    """Antithetic."""
+    half = torch.randn(b // 2 + 1, generator=generator)
+    return torch.cat([half, -half])[:b][torch.randperm(b, generator=generator)]
+
+
+def strata(b, generator):
+    u = (torch.randperm(b, generator=generator) + torch.rand(b, generator=generator, dtype=torch.float64)) / b
+    return torch.special.ndtri(u.clamp(1e-16, 1 - 1e-16))
+
+
+def systematic(sigmas, b, pmf=None, generator=None):
+    interval_at(sigmas, b, pmf, 0)
+    p = torch.ones_like(sigmas[1:]) if pmf is None else pmf
+    u = (torch.randperm(b, generator=generator) + torch.rand(1, generator=generator, dtype=p.dtype)) / b
+    i = torch.searchsorted(p.cumsum(0) / p.sum(), u.to(p.dtype), right=True).clamp(max=len(p) - 1)
+    return sigmas[i], sigmas[i + 1]
 
 
 def pmf_if(good):
@@ -593,7 +709,7 @@ MISTAKES = {
         lambda t, sd=0.5, t_min=0.002: (sd**2 / ((t - t_min) ** 2 + sd**2), *boundary(t, sd, t_min)[1:]), "number / tensor rounds twice",
     ),
     "t below t_min taken for t_min [refusal]": (
-        checks.check_boundary, lambda t, sd=0.5, t_min=0.002: boundary(t.clamp(min=max(t_min, 0)), sd, t_min), "in one place must be refused, below t_min"
+        checks.check_boundary, lambda t, sd=0.5, t_min=0.002: boundary(t.clamp(min=max(t_min, 0)), sd, t_min), "in one place.*below t_min"
     ),
     "6: no clamp [formula]": (checks.check_ect_mapping, mapping_with(clamp=False), "never be below 0: clamp"),
     "7: at s = 0 the target is 0 [end]": (
@@ -709,14 +825,14 @@ MISTAKES = {
     "28: stage length without floor [formula]": (
         checks.check_ict_steps,
         lambda step, total, s0=10, s1=1280: ict_steps(step, total, s0, s1)
-        and min(s0 * 2 ** int(step / (total / (math.log2(s1 / s0) + 1))), s1) + 1, "a stage has floor",
+        and min(s0 * 2 ** int(step / (total / (math.log2(s1 / s0) + 1))), s1) + 1, "log2\\(floor",
     ),
     "28: intervals for points [formula]": (
         checks.check_ict_steps, lambda *args: ict_steps(*args) - 1, "one point more"
     ),
     "mu divided by n [formula]": (
         checks.check_ct_steps,
-        lambda step, total: (lambda n: (n, 0.9 ** (2 / n)))(consistency.ct_steps(step, total)[0]), "not by n",
+        lambda step, total, s0=2, s1=150, mu0=0.9: (lambda n: (n, mu0 ** (s0 / n)))(consistency.ct_steps(step, total, s0, s1, mu0)[0]), "not by n",
     ),
     "33: editing starts without times[0] [formula]": (edit_checks.check_edit, edit_with(scale=False), "not unit noise"),
     "34: another dropout mask in the target [random]": (checks.check_consistency_loss, loss_with(mask="other"), "same dropout mask"),
@@ -753,7 +869,7 @@ MISTAKES = {
         checks.check_boundary, boundary_if(lambda t, sd, t_min: sd <= 0 or t_min < 0 or (t < t_min).any()), "t = nan in one place",
     ),
     "boundary: negative t only refused [refusal]": (
-        checks.check_boundary, boundary_if(lambda t, sd, t_min: sd <= 0 or t_min < 0 or not (t >= 0).all()), "t = 0.499 in one place",
+        checks.check_boundary, boundary_if(lambda t, sd, t_min: sd <= 0 or t_min < 0 or not (t >= 0).all()), "t = 0.49999 in one place",
     ),
     "boundary: data_std = 0 accepted [refusal]": (
         checks.check_boundary, boundary_if(lambda t, sd, t_min: sd < 0 or t_min < 0 or not (t >= t_min).all()), "data_std = 0 must",
@@ -803,7 +919,28 @@ MISTAKES = {
     "boundary: c_out not shifted [formula]": (
         checks.check_boundary, boundary_with(out=lambda t, u, r, sd: t * sd / r), "t - t_min on top",
     ),
+    "boundary: t below t_min by 1e-4 accepted [refusal]": (
+        checks.check_boundary, boundary_if(lambda t, sd, t_min: sd <= 0 or t_min < 0 or not (t >= t_min - 1e-4).all()), "t = 0.49999 in one place",
+    ),
+    "boundary: c_skip 1 near t_min [end]": (
+        checks.check_boundary, lambda t, sd=0.5, t_min=0.002: (lambda c: (torch.where(t - t_min < 1e-3, 1.0, c[0]).to(t.dtype), *c[1:]))(boundary(t, sd, t_min)), "1 at t_min alone",
+    ),
+    "boundary: c_out 0 near t_min [end]": (
+        checks.check_boundary, lambda t, sd=0.5, t_min=0.002: (lambda c: (c[0], torch.where(t - t_min < 1e-3, 0.0, c[1]).to(t.dtype), c[2]))(boundary(t, sd, t_min)), "0 at t_min alone",
+    ),
+    "boundary: t_min = 0 unless given [argument]": (checks.check_boundary, lambda t, sd=0.5, t_min=0.0: boundary(t, sd, t_min), "t_min is 0.002 unless given"),
     # ode_step
+    "ode_step: a step to a noisier time refused [end]": (
+        checks.check_ode_step, lambda f, z, t, s, *more: whole_or(not (s < t).all(), lambda: ode_step(f, z, t, s, *more)), "step from t = .0.3, 0.2. to s = .* is valid",
+    ),
+    "ode_step: sigma at least 1e-3 [end]": (
+        checks.check_ode_step,
+        lambda f, z, t, s, schedule, *more: ode_step(f, z, t, s, lambda u: (lambda a, b: (a, torch.where(u == t, b.clamp(min=1e-3), b) if (b > 0).all() and len(u) == len(t) and torch.equal(u, t.to(u)) else b))(*schedule(u)), *more), "Euler: alpha_s x_hat",
+    ),
+    "ode_step: t and s swapped [formula]": (checks.check_ode_step, lambda f, z, t, s, *more: ode_step(f, z, s, t, *more), "are the two swapped"),
+    "ode_step: Heun's second answer broadcast [refusal]": (checks.check_ode_step, heun_with(second_of=lambda answer, z: answer), "at s must be refused by heun"),
+    "ode_step: x_hat clipped [formula]": (checks.check_ode_step, lambda f, *args: ode_step(lambda z, t: f(z, t).clamp(-1, 1), *args), "x_hat is clipped"),
+    "ode_step: x_hat clipped at 20 [formula]": (checks.check_ode_step, lambda f, *args: ode_step(lambda z, t: f(z, t).clamp(-20, 20), *args), "Euler: alpha_s x_hat"),
     "ode_step: asked in the dtype of t [precision]": (checks.check_ode_step, asks(ode_step, lambda z, t: (z, t.double())), "dtype of z"),
     "ode_step: result in float64 always [precision]": (checks.check_ode_step, then(ode_step, double), "dtype of the data"),
     "ode_step: computed in float32 [precision]": (checks.check_ode_step, in_float32(ode_step), "no further"),
@@ -812,7 +949,7 @@ MISTAKES = {
         checks.check_ode_step, asks(ode_step, lambda z, t: (z, t.mean().expand(len(t)))), "asked at time t first",
     ),
     "ode_step: Euler refused at alpha = 0 [end]": (
-        checks.check_ode_step, step_if(lambda alpha, sigma, solver: (alpha <= 0).any() or (sigma <= 0).any()), "t = 1 for Euler.* is valid",
+        checks.check_ode_step, step_if(lambda alpha, sigma, solver: (alpha <= 0).any() or (sigma <= 0).any()), "euler step from t = .1.*is valid",
     ),
     "ode_step: Heun at alpha = 0 refused if all are [refusal]": (
         checks.check_ode_step, step_if(lambda alpha, sigma, solver: (solver == "heun" and (alpha <= 0).all()) or not (sigma > 0).all()), "t = 1 in one place.*by heun",
@@ -827,7 +964,7 @@ MISTAKES = {
         checks.check_ode_step, lambda f, z, t, s, schedule, solver="euler": ode_step(f, z, t, s, schedule, str(solver).lower()), "'Heun'",
     ),
     "ode_step: an answer of one sample broadcast [refusal]": (
-        checks.check_ode_step, lambda f, *args: ode_step(lambda z, t: f(z, t).expand_as(z), *args), "answers with 1 in axis",
+        checks.check_ode_step, lambda f, *args: ode_step(lambda z, t: f(z, t).expand_as(z), *args), "answers with shape",
     ),
     "ode_step: Heun unless given [argument]": (
         checks.check_ode_step, lambda f, z, t, s, schedule, solver="heun": ode_step(f, z, t, s, schedule, solver), "Euler if not given",
@@ -877,7 +1014,7 @@ MISTAKES = {
         checks.check_consistency_target, target_if(lambda x, eps, t, s: s.mean() < t.mean() and (s >= 0).all()), "needs 0 <= s < t",
     ),
     "target: s = t accepted [refusal]": (
-        checks.check_consistency_target, target_if(lambda x, eps, t, s: (s <= t).all() and (s >= 0).all()), "s = 0.4 in one place",
+        checks.check_consistency_target, target_if(lambda x, eps, t, s: (s <= t).all() and (s >= 0).all()), "s = 1.5 in one place",
     ),
     "target: a negative s accepted [refusal]": (
         checks.check_consistency_target, target_if(lambda x, eps, t, s: (s < t).all()), "s = -0.1 in one place",
@@ -892,16 +1029,16 @@ MISTAKES = {
         checks.check_consistency_target, target_if(ok, eps_shape=lambda eps, x: len(eps) == len(x)), "eps .* must be refused",
     ),
     "target: an answer broadcast [refusal]": (
-        checks.check_consistency_target, target_if(ok, answer_shape=lambda a, x: True), "f that answers with 1 in axis",
+        checks.check_consistency_target, target_if(ok, answer_shape=lambda a, x: True), "f that answers with shape",
     ),
     "target: answers compared by batch alone [refusal]": (
-        checks.check_consistency_target, target_if(ok, answer_shape=lambda a, x: len(a) == len(x)), "f that answers with 1 in axis 1",
+        checks.check_consistency_target, target_if(ok, answer_shape=lambda a, x: len(a) == len(x)), "answers with shape .4, 1, 1, 3",
     ),
     "target: answers compared by the axes after the batch [refusal]": (
-        checks.check_consistency_target, target_if(ok, answer_shape=lambda a, x: a.shape[1:] == x.shape[1:]), "f that answers with 1 in axis 0",
+        checks.check_consistency_target, target_if(ok, answer_shape=lambda a, x: a.shape[1:] == x.shape[1:]), "answers with shape .1, 2, 1, 3",
     ),
     "target: s = 0 refused [end]": (
-        checks.check_consistency_target, target_if(lambda x, eps, t, s: (s < t).all() and (s > 0).all()), "s = 0 for some samples, and t = 1, is valid",
+        checks.check_consistency_target, target_if(lambda x, eps, t, s: (s < t).all() and (s > 0).all()), "s = .*0.0.*is valid",
     ),
     "target: at s = 0 x, with a teacher too [end]": (
         checks.check_consistency_target,
@@ -962,6 +1099,42 @@ MISTAKES = {
         target_with(ask=lambda f, z_s, s, noisy: torch.where(column(s, z_s) > 1e-3, f(z_s, torch.where(s > 0, s, 1.0)), z_s)),
         "Where s > 0 the target is f's answer",
     ),
+    "target: s = t accepted with a teacher [refusal]": (checks.check_consistency_target, strict_in_training(good=lambda x, eps, t, s: (s <= t).all()), "s = 1.5 in one place.* with a teacher"),
+    "target: s > t accepted with a teacher [refusal]": (checks.check_consistency_target, strict_in_training(good=lambda x, eps, t, s: (s != t).all()), "s = 1.6 in one place.* with a teacher"),
+    "target: eps broadcast with a teacher [refusal]": (checks.check_consistency_target, strict_in_training(eps_shape=lambda eps, x: True), "eps of shape .* with a teacher"),
+    "target: an answer broadcast with a teacher [refusal]": (checks.check_consistency_target, strict_in_training(answer_shape=lambda a, x: True), "f that answers with shape .* with a teacher"),
+    "target: x broadcast to eps [refusal]": (
+        checks.check_consistency_target,
+        lambda f, x, eps, *more: consistency_target(f, x.expand_as(eps) if x.ndim == eps.ndim and all(a in (1, b) for a, b in zip(x.shape, eps.shape)) else x, eps, *more), "(x|eps) of shape",
+    ),
+    "target: Heun unless given [argument]": (
+        checks.check_consistency_target, lambda f, x, eps, t, s, schedule, teacher=None, solver="heun": consistency_target(f, x, eps, t, s, schedule, teacher, solver), "Euler's if not given",
+    ),
+    "target: f not asked where all s are 0 [random]": (
+        checks.check_consistency_target,
+        lambda f, x, eps, t, s, *more: consistency_target(f, x, eps, t, s, *more) if not (s == 0).all() else consistency_target(lambda z, t: z, x, eps, t, s, *more), "Also where s = 0 everywhere",
+    ),
+    "target: gradients off after a ValueError [gradient]": (checks.check_consistency_target, target_without_finally, "stay off after a ValueError"),
+    "target: inference mode [gradient]": (checks.check_consistency_target, torch.inference_mode()(lambda *args: consistency_target(*args).clone()), "tensor of torch.inference_mode"),
+    "target: s below 1e-8 counts as 0 [end]": (
+        checks.check_consistency_target,
+        target_with(ask=lambda f, z_s, s, noisy: torch.where(column(s, z_s) > 1e-8, f(z_s, torch.where(s > 0, s, 1.0)), z_s)), "however small s is",
+    ),
+    "target: f asked at 1e-6 at least [end]": (checks.check_consistency_target, asks(consistency_target, lambda z, t: (z, t.clamp(min=1e-6))), "however small it is"),
+    "target: f.eval() [random]": (checks.check_consistency_target, lambda f, *args: consistency_target(evaluated(f), *args), "f.eval"),
+    "target: a seed [random]": (checks.check_consistency_target, lambda f, *args: consistency_target(lambda z, t: (torch.manual_seed(0), f(z, t))[1], *args), "without a seed"),
+    "target: t and s swapped in the step [formula]": (checks.check_consistency_target, swapped_step, "are the two swapped"),
+    "target: f's answer changed in place [argument]": (checks.check_consistency_target, target_in_place, "What f returns must stay"),
+    "target: x changed in place [argument]": (
+        checks.check_consistency_target, lambda f, x, *more: x.detach().copy_(consistency_target(f, x, *more)), "change no input in place",
+    ),
+    "target: clipped at 100 [formula]": (
+        checks.check_consistency_target, lambda f, *args: consistency_target(lambda z, t: f(z, t).clamp(-100, 100), *args), "f's answer at z_s, as it is",
+    ),
+    "target: the teacher clipped at 100 [formula]": (
+        checks.check_consistency_target,
+        lambda f, x, eps, t, s, schedule, teacher=None, *more: consistency_target(f, x, eps, t, s, schedule, teacher and (lambda z, t: teacher(z, t).clamp(-100, 100)), *more), "one euler step of the teacher",
+    ),
     # pseudo_huber
     "huber: the square [formula]": (checks.check_pseudo_huber, huber_with(lambda u, c, d: u), "this is the square"),
     "huber: no root [formula]": (checks.check_pseudo_huber, huber_with(lambda u, c, d: u + c**2 - c), "root is missing|this is the square"),
@@ -1007,10 +1180,26 @@ MISTAKES = {
         "no detached part",
     ),
     "huber: the weighted square [formula]": (checks.check_pseudo_huber, huber_with(lambda u, c, d: u / (u + c**2).sqrt().detach()), "the weighted square"),
-    "huber: c below 1e-3 counts as 0 [end]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, 0.0 if 0 <= c < 1e-3 else c), "c is not used"),
+    "huber: c below 1e-3 counts as 0 [end]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, 0.0 if 0 <= c < 1e-3 else c), "not 0 below some number"),
     "huber: a negative c accepted [refusal]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, max(c, 0.0)), "c = -0.1"),
     "huber: abs(c) [refusal]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, abs(c)), "c = -0.1"),
     "huber: c refused below -1e-3 [refusal]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, max(c, 0.0) if c > -1e-3 else c), "c = -1e-6"),
+    "huber: 0 for a norm below 3e-7 [end]": (
+        checks.check_pseudo_huber, lambda delta, c: pseudo_huber(torch.where(column(delta.reshape(len(delta), -1).norm(dim=1) < 3e-7, delta), 0 * delta, delta) if c else delta, c), "small delta has a small distance",
+    ),
+    "huber: 0 for a norm below 1e-3 [end]": (
+        checks.check_pseudo_huber, lambda delta, c: pseudo_huber(torch.where(column(delta.reshape(len(delta), -1).norm(dim=1) < 1e-3, delta), 0 * delta, delta), c), "small delta has a small distance",
+    ),
+    "huber: a square below c / 100 [precision]": (
+        checks.check_pseudo_huber,
+        lambda delta, c: (lambda u: torch.where(u < 1e-4 * c**2, u / (2 * c or 1), pseudo_huber(delta, c)))(delta.reshape(len(delta), -1).square().sum(1)), "not of the square below c",
+    ),
+    "huber: c below 5e-5 counts as 0 [end]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, 0.0 if 0 <= c < 5e-5 else c), "not 0 below some number"),
+    "huber: c rounded [argument]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, round(c, 4) if c > 1e-3 or c < 0 else c), "c is rounded"),
+    "huber: c of a table [argument]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, min((0.03, 0.0, 1.0, 1e-4), key=lambda k: abs(k - c)) if c >= 0 else c), "c = 0|c may be|c is"),
+    "huber: clipped at 100 [formula]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta.clamp(-100, 100), c), "clipped at 100"),
+    "huber: dim=(1, 2, 3) [shape]": (checks.check_pseudo_huber, lambda delta, c: pseudo_huber(delta, c) + 0 * delta.sum(dim=(1, 2, 3)), "any axes after the first"),
+    "huber: nan at 0 [gradient]": (checks.check_pseudo_huber, by_root, "must be 0, not NaN|digits"),
     # consistency_loss
     "loss: squared [formula]": (checks.check_consistency_loss, loss_with(distance=lambda delta, c: delta.flatten(1).square().sum(1)), "no square"),
     "loss: a mean square [formula]": (checks.check_consistency_loss, loss_with(distance=lambda delta, c: delta.flatten(1).square().mean(1)), "no mean square"),
@@ -1023,11 +1212,11 @@ MISTAKES = {
     ),
     "loss: c ignored [argument]": (checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, c=0.0, *more: consistency_loss(f, x, eps, t, s, schedule, 0.0, *more), "c is not used"),
     "loss: the teacher ignored [argument]": (
-        checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, c=0.0, *more: consistency_loss(f, x, eps, t, s, schedule, c), "hand on teacher",
+        checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, c=0.0, *more: consistency_loss(f, x, eps, t, s, schedule, c), "hand on the teacher, and not x",
     ),
     "loss: the solver ignored [argument]": (
         checks.check_consistency_loss,
-        lambda f, x, eps, t, s, schedule, c=0.0, teacher=None, *more: consistency_loss(f, x, eps, t, s, schedule, c, teacher), "hand on teacher and solver, heun",
+        lambda f, x, eps, t, s, schedule, c=0.0, teacher=None, *more: consistency_loss(f, x, eps, t, s, schedule, c, teacher), "and the solver, heun",
     ),
     "loss: EDM whatever the schedule [argument]": (
         checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, *more: consistency_loss(f, x, eps, t, s, edm, *more), "never asked at z_t",
@@ -1054,7 +1243,7 @@ MISTAKES = {
     "loss: everything detached [gradient]": (checks.check_consistency_loss, loss_with(detach=lambda found: found.detach() + 0 * found), "Nothing learns"),
     "loss: half of a leak [gradient]": (checks.check_consistency_loss, loss_with(detach=lambda found: (found + found.detach()) / 2), "through f\\(z_t, t\\) alone"),
     "loss: c is 0.03 unless given [argument]": (
-        checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, c=0.03, *more: consistency_loss(f, x, eps, t, s, schedule, c, *more), "c = 0.0",
+        checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, c=0.03, *more: consistency_loss(f, x, eps, t, s, schedule, c, *more), "c is 0 unless given",
     ),
     "loss: f's answer at s = 0 [end]": (
         checks.check_consistency_loss,
@@ -1062,12 +1251,12 @@ MISTAKES = {
         "not f's answer",
     ),
     "loss: s = 0 refused [end]": (
-        checks.check_consistency_loss, plain_loss(target=target_if(lambda x, eps, t, s: ((s > 0) & (s < t)).all())), "s = 0 for some samples is valid",
+        checks.check_consistency_loss, plain_loss(target=target_if(lambda x, eps, t, s: ((s > 0) & (s < t)).all())), "s = .*0.0.*is valid",
     ),
     "loss: one s above t [refusal]": (checks.check_consistency_loss, plain_loss(target=target_if(lambda x, eps, t, s: (s < t).any())), "needs 0 <= s < t"),
     "loss: a negative c accepted [refusal]": (checks.check_consistency_loss, plain_loss(distance=lambda delta, c: pseudo_huber(delta, abs(c))), "negative c"),
     "loss: an answer broadcast [refusal]": (
-        checks.check_consistency_loss, plain_loss(target=target_if(ok, answer_shape=lambda a, x: True)), "f that answers with 1 in axis",
+        checks.check_consistency_loss, plain_loss(target=target_if(ok, answer_shape=lambda a, x: True)), "f that answers with shape",
     ),
     "loss: the same mask by a seed [random]": (
         checks.check_consistency_loss, seeded_loss(lambda: 0), "draw another mask",
@@ -1076,6 +1265,41 @@ MISTAKES = {
         checks.check_consistency_loss, seeded_loss(lambda: int(torch.randint(1000, ()))), "moves torch's random state on by one pass",
     ),
     "loss: the state put back twice [random]": (checks.check_consistency_loss, forked(consistency_loss), "draw another mask"),
+    "loss: f.eval() for the target [random]": (
+        checks.check_consistency_loss, lambda f, *args: plain_loss(target=lambda f, *more: consistency_target(evaluated(f), *more))(f, *args), "f.eval",
+    ),
+    "loss: f.eval() for both [random]": (checks.check_consistency_loss, lambda f, *args: consistency_loss(evaluated(f), *args), "f.eval"),
+    "loss: one mask in training alone [random]": (
+        checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, c=0.0, teacher=None, *solver: loss_with(mask="other" if teacher else "same")(f, x, eps, t, s, schedule, c, teacher, *solver), "same dropout mask",
+    ),
+    "loss: one mask for c = 0 alone [random]": (
+        checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, c=0.0, *more: loss_with(mask="other" if c else "same")(f, x, eps, t, s, schedule, c, *more), "same dropout mask",
+    ),
+    "loss: z_t detached [gradient]": (
+        checks.check_consistency_loss, plain_loss(own=lambda f, x, eps, t, s, schedule: f(mix(x, eps, t, schedule).detach(), t)), "gradient for x, which is part of z_t, is lost",
+    ),
+    "loss: x detached [gradient]": (checks.check_consistency_loss, lambda f, x, *more: consistency_loss(f, x.detach(), *more), "gradient for x, which is part of z_t, is lost"),
+    "loss: the error clipped at 10 [formula]": (checks.check_consistency_loss, loss_with(distance=lambda delta, c: pseudo_huber(delta.clamp(-10, 10), c)), "error is clipped"),
+    "loss: capped at 100 [formula]": (checks.check_consistency_loss, then(consistency_loss, lambda v: v.clamp(max=100)), "capped at 100"),
+    "loss: Heun unless given [argument]": (
+        checks.check_consistency_loss, lambda f, x, eps, t, s, schedule, c=0.0, teacher=None, solver="heun": consistency_loss(f, x, eps, t, s, schedule, c, teacher, solver), "no solver, which is Euler's",
+    ),
+    "loss: Heun without its second question [argument]": (
+        checks.check_consistency_loss,
+        lambda f, x, eps, t, s, schedule, c=0.0, teacher=None, *solver: consistency_loss(f, x, eps, t, s, schedule, c, teacher and (lambda z, u: (teacher(z, u), teacher(z, u))[0]), *solver), "teacher is asked",
+    ),
+    "loss: other noise at z_s [random]": (checks.check_consistency_loss, loss_with(target=target_with(noise=lambda eps: -eps)), "with the eps of z_t"),
+    "loss: EDM's z_s [argument]": (
+        checks.check_consistency_loss,
+        plain_loss(target=lambda f, x, eps, t, s, schedule, teacher=None, solver="euler": consistency_target(f, x, eps, t, s, schedule if teacher else edm, teacher, solver)), "of the schedule that is given",
+    ),
+    "loss: gradients stay off [gradient]": (checks.check_consistency_loss, then(consistency_loss, lambda v: (torch.set_grad_enabled(False), v)[1]), "stays behind"),
+    "loss: f's answer changed in place [argument]": (
+        checks.check_consistency_loss, lambda f, x, *more: (lambda kept: (consistency_loss(lambda z, t: kept.append(f(z, t)) or kept[-1].clone(), x, *more), kept[0].requires_grad or kept[0].zero_())[0])([]), "What f returns must stay",
+    ),
+    "loss: - c forgotten [formula]": (checks.check_consistency_loss, loss_with(distance=lambda delta, c: pseudo_huber(delta, c) + c), "c must be subtracted"),
+    "loss: nan where f is right [gradient]": (checks.check_consistency_loss, loss_with(distance=by_root), "gradient is 0, not NaN"),
+    "loss: s > t accepted with a teacher [refusal]": (checks.check_consistency_loss, plain_loss(target=strict_in_training(good=lambda *_: True)), "with a teacher, at t"),
     # ECT
     "mapping: computed in float32 [precision]": (checks.check_ect_mapping, in_float32(ect_mapping), "no further"),
     "mapping: float64 always [precision]": (checks.check_ect_mapping, then(ect_mapping, double), "dtype of the data"),
@@ -1095,7 +1319,7 @@ MISTAKES = {
     "mapping: a = 1 refused [end]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a <= 1 or q <= 1 or k < 0 or b < 0), "a = 1 is valid"),
     "mapping: k = 0 refused [end]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a < 1 or q <= 1 or k <= 0 or b < 0), "k = 0 is valid"),
     "mapping: b = 0 refused [end]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a < 1 or q <= 1 or k < 0 or b <= 0), "b = 0.0 is valid"),
-    "mapping: stages must be whole [end]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a < 1 or a != int(a) or q <= 1 or k < 0 or b < 0), "a = 3.5.*is valid"),
+    "mapping: stages must be whole [end]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a < 1 or a != int(a) or q <= 1 or k < 0 or b < 0), "a = .*.5.*is valid"),
     "mapping: a = 0 accepted [refusal]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a < 0 or q <= 1 or k < 0 or b < 0), "'a': 0} must"),
     "mapping: a = 0.5 accepted [refusal]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a <= 0 or q <= 1 or k < 0 or b < 0), "'a': 0.99"),
     "mapping: q = 1 accepted [refusal]": (checks.check_ect_mapping, mapping_of(refused=lambda a, q, k, b: a < 1 or q < 1 or k < 0 or b < 0), "'q': 1.0"),
@@ -1127,12 +1351,12 @@ MISTAKES = {
     "weight: detached [gradient]": (checks.check_ect_weight, then(ect_weight, torch.Tensor.detach), "gradient of gap"),
     "weight: s detached [gradient]": (checks.check_ect_weight, lambda kind, t, s, *sd: ect_weight(kind, t, s.detach(), *sd), "gradient of gap"),
     "weight: float64 always [precision]": (checks.check_ect_weight, then(ect_weight, double), "dtype of the data"),
-    "weight: computed in float32 [precision]": (checks.check_ect_weight, in_float32(ect_weight), "last digits"),
+    "weight: computed in float32 [precision]": (checks.check_ect_weight, in_float32(ect_weight), "in torch.float64, is valid"),
     "weight: one s above t [refusal]": (
-        checks.check_ect_weight, weight_with(guard=lambda t, s, sd: (s < t).any() and (s >= 0).all() and sd > 0), "in one place must be refused, at t",
+        checks.check_ect_weight, weight_with(guard=lambda t, s, sd: (s < t).any() and (s >= 0).all() and sd > 0), "in one place.*where t",
     ),
     "weight: s = t accepted [refusal]": (
-        checks.check_ect_weight, weight_with(guard=lambda t, s, sd: (s <= t).all() and (s >= 0).all() and sd > 0), "in one place must be refused, at t",
+        checks.check_ect_weight, weight_with(guard=lambda t, s, sd: (s <= t).all() and (s >= 0).all() and sd > 0), "in one place.*where t",
     ),
     "weight: a negative s accepted [refusal]": (checks.check_ect_weight, weight_with(guard=lambda t, s, sd: (s < t).all() and sd > 0), "s = -0.1"),
     "weight: nan accepted [refusal]": (
@@ -1143,7 +1367,7 @@ MISTAKES = {
     ),
     "weight: data_std = 0 accepted [refusal]": (checks.check_ect_weight, weight_with(guard=lambda t, s, sd: ((0 <= s) & (s < t)).all() and sd >= 0), "data_std = 0 must"),
     "weight: a negative data_std accepted [refusal]": (checks.check_ect_weight, weight_with(guard=lambda t, s, sd: ((0 <= s) & (s < t)).all() and sd != 0), "negative data_std"),
-    "weight: one s broadcast [refusal]": (checks.check_ect_weight, lambda kind, t, s, *sd: ect_weight(kind, t, s.expand_as(t), *sd), "One s for six t"),
+    "weight: one s broadcast [refusal]": (checks.check_ect_weight, lambda kind, t, s, *sd: ect_weight(kind, t, s.expand_as(t), *sd), "s of shape .1,"),
     "weight: unknown kinds are snr [refusal]": (checks.check_ect_weight, lambda kind, *args: ect_weight(kind if kind == "gap" else "snr", *args), "unknown weighting"),
     "weight: any case [refusal]": (checks.check_ect_weight, lambda kind, *args: ect_weight(kind and kind.lower(), *args), "'Gap'"),
     "ect loss: the weight detached from its options [argument]": (
@@ -1175,7 +1399,7 @@ MISTAKES = {
         checks.check_ect_loss, ect_with(loss=loss_with(target=target_with(clean=lambda z_s: 0 * z_s))), "not 0",
     ),
     "ect loss: f's answer at s = 0 [end]": (
-        checks.check_ect_loss, ect_with(loss=loss_with(target=target_with(ask=lambda f, z_s, s, noisy: f(z_s, s)))), "Not finite",
+        checks.check_ect_loss, ect_with(loss=loss_with(target=target_with(ask=lambda f, z_s, s, noisy: f(z_s, s)))), "nan or inf comes out: where s = 0",
     ),
     "ect loss: two masks [random]": (checks.check_ect_loss, ect_with(loss=loss_with(mask="other")), "same dropout mask"),
     "ect loss: other noise at s [random]": (
@@ -1183,11 +1407,119 @@ MISTAKES = {
     ),
     "ect loss: float64 [precision]": (checks.check_ect_loss, then(ect_loss, double), "dtype of the data"),
     "ect loss: f asked in float64 [precision]": (checks.check_ect_loss, asks(ect_loss, lambda z, t: (z, t.double())), "dtype of z"),
-    "ect loss: t = 0 taken for a small t [refusal]": (checks.check_ect_loss, lambda f, x, eps, t, *more, **options: ect_loss(f, x, eps, t.clamp(min=1e-3) if len(t) == len(x) else t, *more, **options), "t = 0 in one place"),
+    "ect loss: t = 0 taken for a small t [refusal]": (checks.check_ect_loss, lambda f, x, eps, t, *more, **options: ect_loss(f, x, eps, t.clamp(min=1e-9) if len(t) == len(x) else t, *more, **options), "t = 0 in one place"),
     "ect loss: one time broadcast [refusal]": (checks.check_ect_loss, lambda f, x, eps, t, *more, **options: ect_loss(f, x, eps, t.expand(len(x)), *more, **options), "One time"),
-    "ect loss: one noise broadcast [refusal]": (checks.check_ect_loss, lambda f, x, eps, *more, **options: ect_loss(f, x, eps.expand_as(x), *more, **options), "One noise"),
+    "ect loss: one noise broadcast [refusal]": (checks.check_ect_loss, lambda f, x, eps, *more, **options: ect_loss(f, x, eps.expand_as(x), *more, **options), "eps of shape .1, 3"),
     "ect loss: a negative c accepted [refusal]": (checks.check_ect_loss, lambda *args, c=0.0, **options: ect_loss(*args, c=abs(c), **options), "'c': -1"),
+    "mapping: a whole k [argument]": (checks.check_ect_mapping, lambda t, a, q=2.0, k=8.0, b=1.0: ect_mapping(t, a, q, int(k), b) if k >= 0 else ect_mapping(t, a, q, k, b), "k may be between"),
+    "mapping: a at most 10 [end]": (checks.check_ect_mapping, lambda t, a, *more, **options: ect_mapping(t, min(a, 10), *more, **options), "this is q\\^10"),
+    "mapping: a at most 6 [end]": (checks.check_ect_mapping, lambda t, a, *more, **options: ect_mapping(t, min(a, 6), *more, **options), "this is q\\^6"),
+    "mapping: held at 1e-12 [end]": (checks.check_ect_mapping, then(ect_mapping, lambda s: s.clamp(min=1e-12)), "s is exactly 0"),
+    "mapping: below 1e-9 counts as 0 [end]": (checks.check_ect_mapping, then(ect_mapping, lambda s: torch.where(s < 1e-9, 0 * s, s)), "At small t, too"),
+    "stage: one step per stage refused [end]": (checks.check_ect_stage, lambda step, d: whole_or(d <= 1, lambda: ect_stage(step, d)), "1 step per stage, is valid"),
+    "stage: at most 20 [end]": (checks.check_ect_stage, lambda step, d: min(ect_stage(step, d), 20), "There is no last stage"),
+    "weight: gap clamped at 1e-8 [end]": (checks.check_ect_weight, weight_with(lambda t, s, sd: 1 / (t - s).clamp(min=1e-8)), "held at 1e-08"),
+    "weight: capped at 1e9 [end]": (checks.check_ect_weight, weight_with(lambda t, s, sd: (1 / (t - s)).clamp(max=1e9)), "held at 1e-09"),
+    "weight: 1 / t^2 at most 50 [end]": (checks.check_ect_weight, weight_with(snr=lambda t, s, sd: (1 / t**2).clamp(max=50) + 1 / sd**2 if sd else t), "capped"),
+    "weight: snr capped at 1000 [end]": (checks.check_ect_weight, weight_with(snr=lambda t, s, sd: (1 / t**2 + 1 / sd**2).clamp(max=1000) if sd else t), "weight is capped at 1000"),
+    "ect loss: a whole number of stages [argument]": (checks.check_ect_loss, ect_with(mapping=lambda t, a, q, k, b: ect_mapping(t, int(a), q, k, b)), "do not round it"),
+    "ect loss: f asked at 1e-3 at least [end]": (checks.check_ect_loss, asks(ect_loss, lambda z, t: (z, t.clamp(min=1e-3))), "and time t|f is asked at s"),
+    "ect loss: s held at 1e-3 [end]": (
+        checks.check_ect_loss, ect_with(loss=lambda f, x, eps, t, s, schedule, c: loss_with(target=asks(consistency_target, lambda z, t: (z, t.clamp(min=1e-3))))(f, x, eps, t, s, schedule, c)), "f is asked at s",
+    ),
+    "ect loss: x up to s = 1e-2 [end]": (
+        checks.check_ect_loss,
+        ect_with(loss=loss_with(target=lambda f, x, eps, t, s, *more: torch.where(column(s, x) > 1e-2, consistency_target(f, x, eps, t, s, *more), x).detach())), "weight times the Pseudo-Huber",
+    ),
+    "ect loss: nan where f is right [gradient]": (checks.check_ect_loss, own_ect(distance=by_root), "gradient is 0, not NaN"),
+    "ect loss: c at most 0.1 [argument]": (
+        checks.check_ect_loss, lambda f, x, eps, t, a, q=2.0, k=8.0, b=1.0, c=0.0, *more, **options: ect_loss(f, x, eps, t, a, q, k, b, min(c, 0.1), *more, **options), "c is held at 0.1",
+    ),
+    "ect loss: nan for c accepted [refusal]": (
+        checks.check_ect_loss, lambda *args, c=0.0, **options: ect_loss(*args, c=0.0 if c != c else c, **options), "'c': nan",
+    ),
+    "ect loss: the weight at most 1000 [formula]": (checks.check_ect_loss, own_ect(weight=lambda w: w.clamp(max=1000)), "weight is capped at 1000"),
+    "ect loss: at most 20 [formula]": (checks.check_ect_loss, then(ect_loss, lambda v: v.clamp(max=20)), "capped at 20, or the loss"),
+    "ect loss: norm or square [formula]": (
+        checks.check_ect_loss,
+        own_ect(distance=lambda delta, c: (lambda n: torch.where(n > c, n, pseudo_huber(delta, c)))(torch.linalg.vector_norm(delta.flatten(1), dim=1))), "no choice between norm and square",
+    ),
+    "ect loss: gradients stay off [gradient]": (checks.check_ect_loss, then(ect_loss, lambda v: (torch.set_grad_enabled(False), v)[1]), "stays behind"),
+    "ect loss: mean square [formula]": (checks.check_ect_loss, own_ect(distance=lambda delta, c: delta.flatten(1).square().mean(1) + 0 * pseudo_huber(delta, c)), "no mean square"),
+    "ect loss: element-wise [formula]": (checks.check_ect_loss, own_ect(distance=elementwise), "not one distance per number"),
+    "ect loss: element-wise, mean [formula]": (checks.check_ect_loss, own_ect(distance=lambda delta, c: elementwise(delta, c) / delta[0].numel()), "not a mean of one per number"),
+    "ect loss: - c forgotten [formula]": (checks.check_ect_loss, own_ect(distance=lambda delta, c: pseudo_huber(delta, c) + c), "c must be subtracted"),
+    "ect loss: one weight for all [formula]": (checks.check_ect_loss, own_ect(weight=lambda w: w.mean()), "own weight: this is the batch's"),
+    "ect loss: always x [formula]": (checks.check_ect_loss, own_ect(target=lambda answer, x, noisy: x), "f's answer where s > 0, not x"),
+    "ect loss: always f's answer [end]": (checks.check_ect_loss, own_ect(target=lambda answer, x, noisy: answer), "x, not f's answer"),
+    "ect loss: c = 0.03 unless given [argument]": (
+        checks.check_ect_loss, lambda f, x, eps, t, a, q=2.0, k=8.0, b=1.0, c=0.03, *more, **options: ect_loss(f, x, eps, t, a, q, k, b, c, *more, **options), "c is 0 unless given",
+    ),
+    "ect loss: the error clipped at 10 [formula]": (checks.check_ect_loss, own_ect(distance=lambda delta, c: pseudo_huber(delta.clamp(-10, 10), c)), "error is clipped"),
+    "ect loss: x broadcast [refusal]": (
+        checks.check_ect_loss, lambda f, x, eps, *more, **options: ect_loss(f, x.expand_as(eps) if x.ndim == eps.ndim and all(a in (1, b) for a, b in zip(x.shape, eps.shape)) else x, eps, *more, **options), "x of shape",
+    ),
+    "ect loss: f.eval() [random]": (checks.check_ect_loss, lambda f, *args, **options: ect_loss(evaluated(f), *args, **options), "f.eval"),
     # drawing times, and curricula
+    "times: clamped to EDM's range [random]": (checks.check_lognormal_times, then(lognormal_times, lambda t: t.clamp(0.002, 80) if len(t) > 3 else t), "tails are missing"),
+    "times: Gaussian clamped at 3 [random]": (checks.check_lognormal_times, times_of(lambda b, g: torch.randn(b, generator=g).clamp(-3, 3)), "tails are missing"),
+    "times: in pairs of opposites [random]": (checks.check_lognormal_times, times_of(pairs), "yours know of each other"),
+    "times: stratified [random]": (checks.check_lognormal_times, times_of(strata), "yours know of each other"),
+    "times: one for all [random]": (checks.check_lognormal_times, times_of(lambda b, g: torch.randn(1, generator=g).expand(b)), "all times are one number"),
+    "ct: step -1 accepted where the root exists [refusal]": (
+        checks.check_ct_steps, lambda step, total, *more: consistency.ct_steps(0 if step < 0 and total > 1000 else step, total, *more), "Step -1 of many",
+    ),
+    "ct: s0 = s1 refused [end]": (
+        checks.check_ct_steps, lambda step, total, s0=2, s1=150, *more: whole_or(s0 >= s1, lambda: consistency.ct_steps(step, total, s0, s1, *more)), "s0 = 5, s1 = 5.*is valid",
+    ),
+    "ct: a float number of points [precision]": (checks.check_ct_steps, ct_with(points=float), "points is an int"),
+    "ct: s1 squared [formula]": (checks.check_ct_steps, ct_with(last=lambda s1: s1), "s1 \\+ 1 is squared"),
+    "ct: rounded down [formula]": (checks.check_ct_steps, ct_with(math.floor), "rounded up, not down"),
+    "ct: rounded to the nearest [formula]": (checks.check_ct_steps, ct_with(round), "not to the nearest"),
+    "ct: mu0 = 0.95 unless given [argument]": (checks.check_ct_steps, lambda step, total, s0=2, s1=150, mu0=0.95: consistency.ct_steps(step, total, s0, s1, mu0), "when nothing is given"),
+    "ct: s0 = 10 unless given [argument]": (checks.check_ct_steps, lambda step, total, s0=10, s1=150, mu0=0.9: consistency.ct_steps(step, total, s0, s1, mu0), "when nothing is given"),
+    "ict: a float number of points [precision]": (checks.check_ict_steps, then(ict_steps, float), "points is an int"),
+    "ict: the logarithm of s1 / s0 [formula]": (
+        checks.check_ict_steps,
+        lambda step, total, s0=10, s1=1280: ict_steps(step, total, s0, s1) and min(s0 * 2 ** (step // max(1, math.floor(total / (math.log2(s1 / s0) + 1)))), s1) + 1, "not log2\\(s1 / s0\\)",
+    ),
+    "ict: three times as many [formula]": (checks.check_ict_steps, ict_with(lambda i, s0: s0 * 3**i), "tripled"),
+    "ict: s0 = 20 unless given [argument]": (checks.check_ict_steps, lambda step, total, s0=20, s1=1280: ict_steps(step, total, s0, s1), "when nothing is given"),
+    "pmf: two equal levels of a rising grid accepted [refusal]": (
+        checks.check_ict_time_pmf, pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas > 0).all() and (((sigmas.diff() >= 0).all() and sigmas[0] < sigmas[-1]) or (sigmas.diff() < 0).all()) and std > 0), "1, 2, 2, 4",
+    ),
+    "interval: level 0 refused [end]": (checks.check_draw_interval, interval_if(lambda sigmas, pmf: (sigmas.diff() < 0).all() and (sigmas > 0).all()), "grid .3.0, 1.0, 0.0. is valid"),
+    "interval: systematic [random]": (checks.check_draw_interval, systematic, "yours know of each other"),
+    "ict c: the batch of one counts as a sample [shape]": (checks.check_ict_c, lambda x: consistency.ict_c(x) if len(x) > 1 else 0.00054, "0.00054 sqrt|root of d"),
+    "ict c: the side [shape]": (checks.check_ict_c, lambda x: 0.00054 * x.shape[-1], "not its side"),
+    "ict c: the root of the side [shape]": (checks.check_ict_c, lambda x: 0.00054 * x.shape[-1] ** 0.5, "not the last alone"),
+    "trigflow: times up to 1.575 [refusal]": (
+        checks.check_trigflow, schedule_of(lambda t, sd: ((torch.pi / 2 - t).sin(), sd * t.sin()), lambda t: not ((t >= 0) & (t <= 1.575)).all()), "t = 1.572 in one place",
+    ),
+    "trigflow: a root for the sine [gradient]": (
+        checks.check_trigflow, schedule_of(lambda t, sd: ((torch.pi / 2 - t).sin(), sd * (1 - t.cos() ** 2).sqrt()), lambda t: not ((t >= 0) & (t <= 1.5709)).all()), "nan or inf comes out: the gradient|digits",
+    ),
+    "trigflow: alpha at least 1e-3 [end]": (checks.check_trigflow, lambda sd: lambda t: (trigflow(sd)(t)[0].clamp(min=1e-3), trigflow(sd)(t)[1]), "alpha is cos t"),
+    "tangent: clipped at 3 [formula]": (checks.check_scm_tangent, then(scm_tangent, lambda g: g.clamp(-3, 3)), "data_std = "),
+    "edit: an inverse off by 0.1 accepted [refusal]": (edit_checks.check_edit, edit_if(lambda y, again: torch.allclose(y, again, atol=0.1)), "by 0.01"),
+    "edit: an inverse right on the average accepted [refusal]": (edit_checks.check_edit, edit_if(lambda y, again: (again - y).abs().mean() < 1e-3), "by 0.01"),
+    "edit: clipped at 3 [formula]": (edit_checks.check_edit, lambda f, *args, **options: editing.edit(lambda z, t: f(z, t).clamp(-3, 3), *args, **options), "is clipped"),
+    "edit: no noises taken for none given [refusal]": (
+        edit_checks.check_edit, lambda f, y, operator, inverse, times, schedule, noise=None, generator=None: editing.edit(f, y, operator, inverse, times, schedule, noise or None, generator), "empty list",
+    ),
+    "slerp: a straight line for small angles [precision]": (
+        edit_checks.check_slerp,
+        lambda a, b, weight: torch.where(column(torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)) > 0.9995, a), ((1 - column(weight, a)) * a + column(weight, a) * b), editing.slerp(a, b, weight)).to(a.dtype) if a.shape == b.shape else editing.slerp(a, b, weight),
+        "no straight line there",
+    ),
+    "slerp: a for all where one angle is 0 [end]": (
+        edit_checks.check_slerp,
+        lambda a, b, weight: (lambda found: (1 - column(weight, a)) * a + column(weight, a) * b if (a - b).flatten(1).norm(dim=1).min() < 1e-7 else found)(editing.slerp(a, b, weight)), "Each sample by itself",
+    ),
+    "slerp: angles above pi - 0.1 refused [end]": (
+        edit_checks.check_slerp,
+        lambda a, b, weight: whole_or(a.shape == b.shape and (torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)) < math.cos(math.pi - 0.1)).any(), lambda: editing.slerp(a, b, weight)), "pi - 0.05, like any other",
+    ),
     "times: the same in each call [random]": (checks.check_lognormal_times, lambda b, mean=-1.1, std=2.0, generator=None: lognormal_times(b, mean, std, generator and torch.Generator().manual_seed(0)), "not Gaussian|do not seed"),
     "times: the generator ignored [random]": (checks.check_lognormal_times, lambda b, mean=-1.1, std=2.0, generator=None: lognormal_times(b, mean, std), "generator is not used"),
     "times: a seed when none is given [random]": (
@@ -1244,7 +1576,7 @@ MISTAKES = {
     "ict: no steps [refusal]": (checks.check_ict_steps, lambda step, total, *more: ict_steps(step, total or 1, *more), "no steps"),
     "ict: s0 = 0 [refusal]": (checks.check_ict_steps, lambda step, total, s0=10, s1=1280: ict_steps(step, total, s0 or 1, s1), "s0 = 0"),
     "ict: s1 below s0 [refusal]": (checks.check_ict_steps, lambda step, total, s0=10, s1=1280: ict_steps(step, total, s0, max(s0, s1)), "s1 below s0"),
-    "ict: no limit [end]": (checks.check_ict_steps, lambda step, total, s0=10, s1=1280: ict_steps(step, total, s0, s1) if step < total or s0 == s1 else 2 * s1 + 1, "to the ceiling|no more intervals"),
+    "ict: no limit [end]": (checks.check_ict_steps, lambda step, total, s0=10, s1=1280: ict_steps(step, total, s0, s1) if step < total or s0 == s1 else 2 * s1 + 1, "no more intervals"),
     "ict: s0 and s1 ignored [argument]": (checks.check_ict_steps, lambda step, total, s0=10, s1=1280: ict_steps(step, total) if s0 > 0 and s1 >= s0 else ict_steps(step, total, s0, s1), "are not used"),
     "ict: one s0 more, not twice [formula]": (checks.check_ict_steps, ict_with(lambda i, s0: s0 * (i + 1)), "the number doubles"),
     "ict: total over 8 [argument]": (
@@ -1260,17 +1592,17 @@ MISTAKES = {
     "pmf: in rising order always [formula]": (checks.check_ict_time_pmf, lambda sigmas, *args: consistency.ict_time_pmf(sigmas.sort().values, *args), "rising one's"),
     "pmf: below 0 on a falling grid [formula]": (checks.check_ict_time_pmf, lambda sigmas, *args: consistency.ict_time_pmf(sigmas, *args) * (1 if sigmas[0] < sigmas[-1] else -1), "above 0 all the same"),
     "pmf: rising grids only [end]": (checks.check_ict_time_pmf, pmf_if(lambda sigmas, std: (sigmas.diff() > 0).all() and sigmas[0] > 0 and std > 0), "falling grid is valid"),
-    "pmf: order looked at by the ends [refusal]": (checks.check_ict_time_pmf, pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas > 0).all() and sigmas[0] != sigmas[-1] and std > 0), "A level = 2 in one place"),
+    "pmf: order looked at by the ends [refusal]": (checks.check_ict_time_pmf, pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas > 0).all() and sigmas[0] != sigmas[-1] and std > 0), "A level = 1 in one place"),
     "pmf: order not looked at in the middle [refusal]": (
         checks.check_ict_time_pmf,
-        pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas > 0).all() and (sigmas[0] - sigmas[1]) * (sigmas[-2] - sigmas[-1]) > 0 and std > 0), "\\[4, 2, 2, 1\\]|\\[1, 3, 2, 4\\]",
+        pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas > 0).all() and (sigmas[0] - sigmas[1]) * (sigmas[-2] - sigmas[-1]) > 0 and std > 0), "two equal levels|out of order",
     ),
     "pmf: equal levels accepted [refusal]": (
         checks.check_ict_time_pmf,
-        pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas > 0).all() and ((sigmas.diff() >= 0).all() or (sigmas.diff() <= 0).all()) and std > 0), "A level = 2 in one place",
+        pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas > 0).all() and ((sigmas.diff() >= 0).all() or (sigmas.diff() <= 0).all()) and std > 0), "A level = 1 in one place",
     ),
     "pmf: level 0 accepted [refusal]": (
-        checks.check_ict_time_pmf, pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas >= 0).all() and ((sigmas.diff() > 0).all() or (sigmas.diff() < 0).all()) and std > 0), "A level = 0",
+        checks.check_ict_time_pmf, pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas >= 0).all() and ((sigmas.diff() > 0).all() or (sigmas.diff() < 0).all()) and std > 0), "with level 0",
     ),
     "pmf: std = 0 accepted [refusal]": (
         checks.check_ict_time_pmf, pmf_if(lambda sigmas, std: len(sigmas) > 1 and (sigmas > 0).all() and ((sigmas.diff() > 0).all() or (sigmas.diff() < 0).all()) and std >= 0), "std = 0",
@@ -1306,11 +1638,11 @@ MISTAKES = {
     "interval: seeded again [random]": (
         checks.check_draw_interval, lambda sigmas, b, pmf=None, generator=None: draw_interval(sigmas, b, pmf, generator and torch.Generator().manual_seed(0)), "do not seed it again",
     ),
-    "interval: equal neighbours accepted [refusal]": (checks.check_draw_interval, interval_if(lambda sigmas, pmf: (sigmas.diff() <= 0).all() and (sigmas >= 0).all()), "A level = 2 in one place"),
-    "interval: order looked at by the ends [refusal]": (checks.check_draw_interval, interval_if(lambda sigmas, pmf: sigmas[0] > sigmas[-1] and (sigmas >= 0).all()), "A level = 2 in one place|A level = 2.5"),
-    "interval: negative levels accepted [refusal]": (checks.check_draw_interval, interval_if(lambda sigmas, pmf: (sigmas.diff() < 0).all()), "A level = -1"),
+    "interval: equal neighbours accepted [refusal]": (checks.check_draw_interval, interval_if(lambda sigmas, pmf: (sigmas.diff() <= 0).all() and (sigmas >= 0).all()), "A level = 1 in one place"),
+    "interval: order looked at by the ends [refusal]": (checks.check_draw_interval, interval_if(lambda sigmas, pmf: sigmas[0] > sigmas[-1] and (sigmas >= 0).all()), "A level = 1 in one place"),
+    "interval: negative levels accepted [refusal]": (checks.check_draw_interval, interval_if(lambda sigmas, pmf: (sigmas.diff() < 0).all()), "a negative level"),
     "interval: a rising grid accepted [refusal]": (
-        checks.check_draw_interval, lambda sigmas, *args: draw_interval(sigmas.sort(descending=True).values if not sigmas.isnan().any() else sigmas, *args), "A level = 2.5|A rising grid",
+        checks.check_draw_interval, lambda sigmas, *args: draw_interval(sigmas.sort(descending=True).values if not sigmas.isnan().any() else sigmas, *args), "A level = 3.5",
     ),
     "interval: a pmf too short accepted [refusal]": (checks.check_draw_interval, lambda sigmas, b, pmf=None, generator=None: draw_interval(sigmas, b, pmf if pmf is None else torch.cat([pmf, 0 * sigmas[len(pmf) + 1 :].to(pmf)]), generator), "a number too few"),
     "interval: a pmf too long accepted [refusal]": (checks.check_draw_interval, lambda sigmas, b, pmf=None, generator=None: draw_interval(sigmas, b, pmf if pmf is None else pmf[: len(sigmas) - 1], generator), "a number too many"),
@@ -1390,16 +1722,13 @@ MISTAKES = {
     "scm loss: averaged [shape]": (checks.check_scm_loss, then(scm_loss, torch.Tensor.mean), "one number per sample"),
     "scm loss: detached [gradient]": (checks.check_scm_loss, then(scm_loss, torch.Tensor.detach), "Nothing learns"),
     "scm loss: half the gradient [gradient]": (checks.check_scm_loss, then(scm_loss, lambda v: (v + v.detach()) / 2), "Half the gradient"),
-    "scm loss: draws beside the network [random]": (
-        checks.check_scm_loss, lambda net, x, eps, t, data_std=0.5, *more, **options: scm_loss(lambda z, t: (torch.rand(1), net(z, t))[1], x, eps, t, data_std, *more, **options), "random state",
-    ),
     "scm loss: float64 always [precision]": (checks.check_scm_loss, then(scm_loss, double), "dtype of the data"),
     "scm loss: asked in float64 [precision]": (checks.check_scm_loss, asks(scm_loss, lambda z, t: (z, t.double())), "dtype of z"),
     "scm loss: c = 0 accepted [refusal]": (
         checks.check_scm_loss, lambda *args, c=0.1, **options: scm_loss(*args, c=c or 1e-9, **options), "'c': 0.0",
     ),
     "scm loss: one noise broadcast [refusal]": (
-        checks.check_scm_loss, lambda net, x, eps, *more, **options: scm_loss(net, x, eps.expand_as(x), *more, **options), "One noise",
+        checks.check_scm_loss, lambda net, x, eps, *more, **options: scm_loss(net, x, eps.expand_as(x), *more, **options), "eps of shape .1,",
     ),
     "scm loss: a teacher's answer broadcast [refusal]": (
         checks.check_scm_loss, lambda *args, teacher=None, **options: scm_loss(*args, teacher=teacher and (lambda z, t: teacher(z, t).expand_as(z)), **options), "teacher that answers",
@@ -1415,20 +1744,20 @@ MISTAKES = {
     "slerp: float64 always [precision]": (edit_checks.check_slerp, then(editing.slerp, double), "dtype of the data"),
     "slerp: computed in float32 [precision]": (edit_checks.check_slerp, in_float32(editing.slerp), "no further"),
     "slerp: weight detached [gradient]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, weight.detach()), "gradient for weight"),
-    "slerp: one b broadcast [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b.expand_as(a), weight), "One b for four a"),
-    "slerp: b's channels broadcast [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b.expand_as(a) if len(a) == len(b) else b, weight), "Another shape of b"),
-    "slerp: one weight broadcast [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, weight.expand(len(a))), "One weight"),
-    "slerp: weights clamped [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, weight.clamp(0, 1)), "A weight below 0"),
+    "slerp: one b broadcast [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b.expand_as(a), weight), "b of shape .1,"),
+    "slerp: b's channels broadcast [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b.expand_as(a) if len(a) == len(b) else b, weight), "b of shape .4, 1,"),
+    "slerp: one weight broadcast [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, weight.expand(len(a)) if len(weight) == 1 else weight), "weight of shape .1,"),
+    "slerp: weights clamped [refusal]": (edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, weight.clamp(0, 1)), "weight = -0.01"),
     "slerp: weights up to 1.05 [refusal]": (
-        edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, torch.where((weight > 1) & (weight < 1.05), 1.0, weight)), "A weight above 1",
+        edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, torch.where((weight > 1) & (weight < 1.05), 1.0, weight)), "weight = 1.01",
     ),
     "slerp: nan accepted [refusal]": (
-        edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, weight.nan_to_num(0.5)), "nan as a weight",
+        edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, b, weight.nan_to_num(0.5)), "weight = nan",
     ),
     "slerp: opposite noises refused if all are [refusal]": (
         edit_checks.check_slerp, lambda a, b, weight: editing.slerp(a, torch.where(column((a + b / 2).flatten(1).norm(dim=1) < 1e-9, a), a, b) if a.shape == b.shape else b, weight), "opposite noises",
     ),
-    "slerp: equal noises are nan [end]": (edit_checks.check_slerp, slerp_along("all"), "sin\\(angle\\) is 0"),
+    "slerp: equal noises are nan [end]": (edit_checks.check_slerp, slerp_along("all"), "nan or inf comes out: a and b are equal"),
     "edit: the caller's noises popped [random]": (
         edit_checks.check_edit,
         lambda f, y, operator, inverse, times, schedule, noise=None, generator=None: editing.edit(f, y, operator, inverse, times, schedule, noise if not isinstance(noise, list) else [noise.pop(0) for _ in list(noise)], generator),
@@ -1457,7 +1786,7 @@ MISTAKES = {
         edit_checks.check_edit, lambda f, y, operator, inverse, times, *more, **options: editing.edit(lambda z, t: f(z, times[(times.to(t) < t[0]).nonzero()[0, 0]].to(t).expand(len(z))), y, operator, inverse, times, *more, **options), "at that time",
     ),
     "edit: no schedule [argument]": (
-        edit_checks.check_edit, lambda f, y, operator, inverse, times, schedule, *more, **options: editing.edit(f, y, operator, inverse, times, edm, *more, **options), "alpha of times",
+        edit_checks.check_edit, lambda f, y, operator, inverse, times, schedule, *more, **options: editing.edit(f, y, operator, inverse, times, edm, *more, **options), "start is EDM's",
     ),
     "edit: an inverse wrong on average only refused [refusal]": (
         edit_checks.check_edit, edit_if(lambda y, again: (again - y).mean().abs() < 1e-5), "An inverse",
@@ -1471,7 +1800,7 @@ MISTAKES = {
         edit_checks.check_edit, lambda f, y, operator, inverse, times, schedule, noise=None, generator=None: editing.edit(f, y, operator, inverse, times, schedule, noise and [*noise, *noise[:1] * (len(times) - 1 - len(noise))], generator), "One noise for two steps",
     ),
     "edit: a noise broadcast [refusal]": (
-        edit_checks.check_edit, lambda f, y, operator, inverse, times, schedule, noise=None, generator=None: editing.edit(f, y, operator, inverse, times, schedule, noise and [n.expand_as(inverse(y)) for n in noise], generator), "would be broadcast",
+        edit_checks.check_edit, lambda f, y, operator, inverse, times, schedule, noise=None, generator=None: editing.edit(f, y, operator, inverse, times, schedule, noise and [n.expand_as(inverse(y)) for n in noise], generator), "a noise of shape .1,",
     ),
     "edit: times sorted [refusal]": (
         edit_checks.check_edit, lambda f, y, operator, inverse, times, *more, **options: editing.edit(f, y, operator, inverse, times.unique().flip(0), *more, **options), "Times",
@@ -1530,7 +1859,10 @@ def step_by_slopes(denoiser, z, t, s, schedule, solver="euler"):
         return z_s
     last = d == 0
     time.copy_(torch.where(last.flatten(), time, s.to(z.dtype)))  # the buffer again
-    other = (z_s - c * denoiser(z_s, time)) / d.clamp(min=1e-30)
+    answer = denoiser(z_s, time)
+    if answer.shape != z.shape:
+        raise ValueError("bad")
+    other = (z_s - c * answer) / d.clamp(min=1e-30)
     mean = torch.where(last, (z - a * x_hat) / b, ((z - a * x_hat) / b + other) / 2)
     return torch.where(last, z_s, c * z / a + (d - c * b / a) * mean)
 
@@ -1833,6 +2165,12 @@ def slerp_in_float64(a, b, weight):
     return torch.where(same, u, mixed).reshape(a.shape).to(a.dtype)
 
 
+def slerp_or_a(a, b, weight):
+    """By sines, and a where b is a."""
+    found = slerp_along("all")(a, b, weight)
+    return torch.where(column((a - b).flatten(1).norm(dim=1) < 1e-6, a), a, torch.nan_to_num(found))
+
+
 def slerp_by_samples(a, b, weight):
     if a.shape != b.shape or len(weight) != len(a):
         raise ValueError("bad")
@@ -1927,6 +2265,13 @@ RIGHT = {
     "ect": (checks.check_ect_loss, ect_with()),
     "ect with clones": (checks.check_ect_loss, asks(ect_loss, cloned)),
     "ect with the state put back": (checks.check_ect_loss, ect_with(loss=loss_by_state)),
+    "ect with a seed drawn for each call": (checks.check_ect_loss, ect_with(loss=seeded_loss(lambda: int(torch.randint(2**31, ()))))),
+    "ect by hand": (checks.check_ect_loss, own_ect()),
+    "ct by parts": (checks.check_ct_steps, ct_with()),
+    "times by parts": (checks.check_lognormal_times, times_of(lambda b, g: torch.randn(b, generator=g, dtype=torch.float64))),
+    "scm loss that draws beside the network": (
+        checks.check_scm_loss, lambda net, *args, **options: scm_loss(lambda z, t: (net(z, t), torch.rand(1))[0], *args, **options),
+    ),
     "ect of one's own parts": (checks.check_ect_loss, ect_own),
     "times in float64": (
         checks.check_lognormal_times,
@@ -1981,12 +2326,7 @@ RIGHT = {
     ),
     "scm loss with F first": (checks.check_scm_loss, scm_own),
     "slerp": (edit_checks.check_slerp, slerp_with()),
-    "slerp along all axes": (
-        edit_checks.check_slerp,
-        lambda a, b, weight: torch.where(
-            column((a - b).flatten(1).norm(dim=1) < 1e-6, a), a, torch.nan_to_num(slerp_along("all")(a, b, weight))
-        ),
-    ),
+    "slerp along all axes": (edit_checks.check_slerp, slerp_or_a),
     "slerp in float64": (edit_checks.check_slerp, slerp_in_float64),
     "slerp sample by sample": (edit_checks.check_slerp, slerp_by_samples),
     "edit": (edit_checks.check_edit, edit_with()),

@@ -31,9 +31,16 @@ def numbers(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def peaked(*shape: int, seed: int) -> Tensor:
+    """The same, with 1000 and -1000 in the first sample: a clip shows, and no other sample is drowned."""
+    z = numbers(*shape, seed=seed)
+    z.reshape(len(z), -1)[0, [0, -1]] = exact(1000.0, -1000.0)
+    return z
+
+
 def smooth(z: Tensor, t: Tensor) -> Tensor:
     """A non-linear function of z and t that is nobody's, and NaN at t = 0, as those that take log(t) are."""
-    return 3 * torch.tanh(z) * (1 + column(t.log(), z).sin()) + 0.3 * torch.sin(3 * z)
+    return z / 2 + 3 * torch.tanh(z) * (1 + column(t.log(), z).sin()) + 0.3 * torch.sin(3 * z)
 
 
 def teacher(z: Tensor, t: Tensor) -> Tensor:
@@ -42,24 +49,33 @@ def teacher(z: Tensor, t: Tensor) -> Tensor:
 
 
 def cases(seed: int) -> Iterator[tuple]:
-    """x, eps, t, s and a schedule, with a step to s = 0 in most batches.
+    """x, eps, t, s and a schedule.
 
-    In the first all axes are as long as the batch, so that a wrong one shows; then points, one image that is
-    not square, and videos. Two schedules start at pure noise, alpha = 0.
+    In the first all axes are as long as the batch, so that a wrong one shows, and no s is 0; then points, one
+    image that is not square, and videos, with s = 0 in some places, and in all. Two schedules start at pure
+    noise, alpha = 0.
     """
-    for i, (shape, schedule) in enumerate(
-        (((4, 4, 4, 4), edm), ((4, 3), cosine), ((4, 2, 3, 1, 2), rectified_flow), ((1, 1, 2, 5), cosine))
+    for i, (shape, schedule, clean) in enumerate(
+        (
+            ((4, 4, 4, 4), edm, []),
+            ((4, 3), cosine, [2]),
+            ((4, 2, 3, 1, 2), rectified_flow, [0, 2]),
+            ((1, 1, 2, 5), cosine, []),
+            ((3, 2), edm, [0, 1, 2, 3]),
+        )
     ):
-        t, s = exact(1.0, 0.8, 0.6, 0.3), exact(0.8, 0.5, 0.0, 0.1)
+        t, s = exact(1.0, 0.8, 0.6, 0.3), exact(0.8, 0.5, 0.4, 0.1)
         if schedule is edm:
-            t, s = exact(80.0, 3.0, 0.9, 0.05), exact(60.0, 0.5, 0.0, 1e-6)
-        yield *numbers(2, *shape, seed=seed + i), t[-shape[0] :], s[-shape[0] :], schedule
+            t, s = exact(80.0, 3.0, 0.9, 5e-4), exact(60.0, 0.5, 0.2, 1e-6)
+        s[clean] = 0.0
+        x, eps = peaked(*shape, seed=seed + i), numbers(*shape, seed=seed + i + 50)
+        yield x, eps, t[-len(x) :], s[-len(x) :], schedule
 
 
-def ways(t: Tensor, schedule) -> Iterator[tuple]:
-    """Training, and distillation with both solvers: teacher, solver and a t that the solver can start at."""
+def ways(t: Tensor, schedule, teacher: Callable = teacher) -> Iterator[tuple]:
+    """Training, and distillation with both solvers: the last arguments, and a t from which each can start."""
     heun_from = t if schedule is edm else t.clamp(max=0.95)  # Heun divides by alpha
-    yield from ((None, "euler", t), (teacher, "euler", t), (teacher, "heun", heun_from))
+    yield from (((), t), ((teacher,), t), ((teacher, "heun"), heun_from))
 
 
 def by_hand(f, x, eps, t, s, schedule, teacher=None, solver="euler") -> tuple[Tensor, Tensor, Tensor]:
@@ -76,20 +92,38 @@ def square(delta: Tensor) -> Tensor:
     return delta.reshape(len(delta), -1).square().sum(1)
 
 
+def finite(found: Tensor, where: str) -> None:
+    """AssertionError where some number is nan or infinite."""
+    hint = f"nan or inf comes out: {where}."
+    assert not isinstance(found, Tensor) or found.isfinite().all(), hint
+
+
 def same_gradient(found: Tensor, right: Tensor, inputs: list[Tensor], what: str) -> None:
     """AssertionError unless both have the same gradient, or none, for each of the inputs."""
-    hint = f"The gradient {what} is lost or wrong: detach nothing here."
-    assert found.requires_grad, hint
+    lost = f"The gradient {what} is lost: detach nothing here."
+    assert found.requires_grad, lost
     grad = lambda v: torch.autograd.grad(v.sum(), inputs, retain_graph=True, materialize_grads=True)
     for own, true in zip(grad(found), grad(right)):
-        close(own, true, hint)
+        finite(own, f"the gradient {what}, perhaps of a root at 0")
+        if not own.any():
+            close(own, true, lost)
+        hint = f"The gradient {what} is lost in some places: is something clamped, rounded or chosen there?"
+        explained(
+            own,
+            true,
+            f"The gradient {what} is wrong: is a part of it detached?",
+            {hint: torch.where(own == 0, 0.0, true)},
+        )
 
 
 def learns(loss: Tensor, right: Tensor, leaky: Tensor, knob: Tensor) -> None:
     """AssertionError unless loss has the gradient of right, whose target is constant; leaky's is not."""
+    hint = "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
+    assert torch.is_grad_enabled(), hint
     hint = "Nothing learns: the gradient must flow through f(z_t, t). Detach the target only."
     assert loss.requires_grad, hint
     own, true, both = (torch.autograd.grad(v.sum(), knob, retain_graph=True)[0] for v in (loss, right, leaky))
+    finite(own, "the gradient of the loss")
     likely = {
         "The gradient must flow through f(z_t, t), and not through the target: stop-gradient on the "
         "cleaner side. Without it the loss is lower and the model is worse.": both,
@@ -99,10 +133,22 @@ def learns(loss: Tensor, right: Tensor, leaky: Tensor, knob: Tensor) -> None:
     explained(own, true, "The gradient is that of the distance, through f(z_t, t) alone.", likely, 1e-8)
 
 
+def right_already(loss: Callable, x: Tensor) -> None:
+    """AssertionError unless loss(f) has gradient 0 where f knows x."""
+    shift = torch.zeros_like(x).requires_grad_()
+    found = loss(lambda z, t: x + shift)
+    close(found, 0 * found, "An f that answers x at all times has no error.")
+    grad = torch.autograd.grad(found.sum(), shift)[0]
+    hint = "Where f is right already the gradient is 0, not NaN, for c = 0 too: pseudo_huber's is."
+    close(grad, 0 * grad, hint)
+
+
 def spoilt(name: str, good: Tensor, *bad: float) -> dict[str, Tensor]:
     """The good numbers with one bad one among them, or nan, and what is wrong with them."""
-    what = [f"{name} = {value:.4g} in one place" for value in (*bad, math.nan)]
-    return dict(zip(what, one_bad(good, *bad)))
+    say = lambda value, each: (
+        f"{name} = {value:.6g} in one place, {[float(f'{v:.5g}') for v in each.tolist()]},"
+    )
+    return {say(value, each): each for value, each in one_bad(good, *bad)}
 
 
 def refuse(call: Callable, inputs: dict[str, object], why: str = "") -> None:
@@ -111,28 +157,55 @@ def refuse(call: Callable, inputs: dict[str, object], why: str = "") -> None:
         refuses(lambda: call(bad), f"{what} must be refused{why}.")
 
 
-def one_mask(loss: Callable, x: Tensor, seed: int) -> None:
+class Dropping(nn.Module):
+    """A network in training mode, with dropout. Keeps its masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, z, t):
+        self.seen.append(torch.dropout(torch.ones_like(z), 0.5, self.training))
+        return z * self.seen[-1]
+
+    def as_it_was(self) -> bool:
+        """Whether it is, and was always, in training mode."""
+        return self.training and all((mask == 0).any() for mask in self.seen)
+
+
+def one_mask(loss: Callable, seed: int) -> None:
     """AssertionError unless both passes of loss(f) drop the same units, and the next call others."""
-    drop, seen = nn.Dropout(0.5), []
-
-    def dropping(z, t):
-        seen.append(drop(torch.ones(x.shape)))
-        return z * seen[-1]
-
+    f = Dropping()
     torch.manual_seed(seed)
-    loss(dropping)
-    first = len(seen)
-    loss(dropping)
-    after = torch.rand(3)
+    loss(f)
+    first = len(f.seen)
+    loss(f)
+    assert f.as_it_was(), "f.eval() drops nothing: leave f in the mode in which it is."
     hint = "Both passes need the same dropout mask: put torch's random state back before the second."
-    for masks in (seen[:first], seen[first:]):
+    for masks in (f.seen[:first], f.seen[first:]):
         assert all(torch.equal(masks[0], mask) for mask in masks), hint
     hint = "The next call must draw another mask: do not fix the seed, put the state back for one pass only."
-    assert not torch.equal(seen[0], seen[-1]), hint
-    torch.manual_seed(seed)
-    dropping(x, None), dropping(x, None)
-    hint = "Each call moves torch's random state on by one pass of f: do not seed it, nor put it back twice."
-    assert torch.equal(after, torch.rand(3)), hint
+    assert not torch.equal(f.seen[0], f.seen[-1]), hint
+
+
+def others(z: Tensor) -> list[Tensor]:
+    """z in other shapes, most of which broadcast with its own: fewer samples or numbers, or more."""
+    axes = range(z.ndim)
+    found = [*(z.narrow(k, 0, 1) for k in axes), *(torch.cat([z, z], k) for k in axes)]
+    found += [z[: len(z) // 2], z[None], z[..., None]]
+    return [other for other in found if other.shape != z.shape]
+
+
+def misshapen(name: str, z: Tensor) -> dict[str, Tensor]:
+    """z in other shapes, and what is wrong with them."""
+    return {f"{name} of shape {tuple(o.shape)}, not {tuple(z.shape)},": o for o in others(z)}
+
+
+def answers(who: str, z: Tensor) -> dict[str, Callable]:
+    """Networks whose answer has another shape than their z, which has that of the given z."""
+    at = lambda k: lambda z, t: others(z)[k]
+    says = f"{who} that answers with shape"
+    return {f"{says} {tuple(o.shape)}, not {tuple(z.shape)},": at(k) for k, o in enumerate(others(z))}
 
 
 def seeded(draw: Callable, seed: int) -> None:
@@ -152,10 +225,13 @@ def seeded(draw: Callable, seed: int) -> None:
     assert same(draw(None), once), "Without a generator, torch.manual_seed must decide."
 
 
-def narrow(who: str) -> dict[str, Callable]:
-    """Networks whose answer has 1 in the place of one of z's axes."""
-    cut = lambda axis: lambda z, t: z.narrow(axis, 0, 1)
-    return {f"{who} that answers with 1 in axis {axis} of z's shape": cut(axis) for axis in (0, 1, -1)}
+def apart(draw: Callable, seed: int) -> None:
+    """AssertionError unless the mean of what draw(generator) returns, unit numbers, varies as it should."""
+    g, n = torch.Generator().manual_seed(seed), 500
+    many = torch.stack([draw(g).double() for _ in range(n)])
+    spread = many.mean(1).var() * many.shape[1]
+    hint = "Each is drawn by itself: yours know of each other (stratified, or in pairs of opposites?)."
+    assert abs(spread - 1) < 6 * (2 / n) ** 0.5, hint
 
 
 def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
@@ -163,7 +239,7 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
     sd = 0.3 + torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
     for args in ((sd, 0.5), (sd, 0.0), (2, 0.5), ()):  # a large t_min, so that it shows
         std, t_min = args or (0.5, 0.002)
-        t = (t_min + exact(0.0, 0.05, 0.7, 3.0, 80.0)).requires_grad_()
+        t = (t_min + exact(0.0, 1e-4, 0.05, 0.7, 3.0, 80.0)).requires_grad_()
         found = accepts(lambda: boundary(t, *args), f"t_min = {t_min}, with one t at t_min,")
         u, r, near = t - t_min, (t**2 + std**2).sqrt(), ((t - t_min) ** 2 + std**2).sqrt()
         skip, out, c_in = std**2 / near**2, u * std / r, 1 / r
@@ -180,8 +256,10 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
         }
         hint = f"{given}c_in = 1 / sqrt(t^2 + data_std^2), for a network that sees unit variance."
         explained(found[2], c_in, hint, likely)
-        likely = {
+        default = {} if args else {"t_min is 0.002 unless given, not 0.": std**2 / r**2}
+        likely = default | {
             "c_skip has t - t_min for t, or f(z, t_min) is not z.": std**2 / r**2,
+            "c_skip is 1 at t_min alone, not close to it.": torch.where(u < 0.01, 1.0, skip),
             "c_skip has t - t_min for t, and t_min is not used.": std**2 / (unused**2 + std**2),
             "c_skip without squares: data_std^2 / ((t - t_min)^2 + data_std^2).": std / near,
             "c_skip upside down: data_std^2, not (t - t_min)^2, is on top.": u**2 / near**2,
@@ -191,6 +269,7 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
         likely = {
             "c_out without data_std: unit variance must become the data's.": u / r,
             "c_out has t - t_min on top, or f(z, t_min) is not z.": t * std / r,
+            "c_out is 0 at t_min alone, not close to it.": torch.where(u < 0.01, 0.0, out),
             "c_out has t - t_min on top, and t_min is not used.": unused * std / r,
             "c_out keeps t below the line: only its numerator is shifted.": u * std / near,
             "c_out without its root: (t - t_min) data_std / sqrt(t^2 + data_std^2).": u * std / r**2,
@@ -210,7 +289,7 @@ def check_boundary(boundary=consistency.boundary, seed: int = 0) -> None:
     t = exact(0.5, 0.7, 2.0, 80.0)
     for own, wide in zip(boundary(t.float(), sd, 0.5), boundary(t.float().double(), sd, 0.5)):
         close_in_float32(own, wide, "Each coefficient")
-    refuse(lambda t: boundary(t, sd, 0.5), spoilt("t", t, 0.499, 0.0), ", below t_min = 0.5")
+    refuse(lambda t: boundary(t, sd, 0.5), spoilt("t", t, 0.49999, 0.0), ", below t_min = 0.5")
     bad = {"A negative data_std": (-sd, 0.5), "data_std = 0": (0.0, 0.5), "A negative t_min": (sd, -0.1)}
     refuse(lambda args: boundary(t, *args), bad)
 
@@ -219,19 +298,25 @@ def check_ode_step(ode_step=consistency.ode_step, seed: int = 0) -> None:
     """One step by hand: where the denoiser is asked, where the step lands, and how it ends at s = 0."""
     knob = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
     denoiser = lambda z, t: teacher(knob * z, t)
-    for x, eps, late, s, schedule in cases(seed):
-        for _, solver, t in list(ways(late, schedule))[1:]:
+    back = *numbers(2, 2, 3, seed=seed), exact(0.3, 0.2), exact(0.8, 0.5), cosine
+    for x, eps, late, s, schedule in (*cases(seed), back):
+        for (_, *more), t in list(ways(late, schedule))[1:]:
+            solver = more[0] if more else "euler"
             (alpha_t, sigma_t), (alpha_s, sigma_s) = ([column(c, x) for c in schedule(u)] for u in (t, s))
             z, noisy, asked = alpha_t * x + sigma_t * eps, s > 0, []
-            call = lambda: ode_step(recorded(denoiser, asked), z, t, s, schedule, solver)
-            found = accepts(call, f"s = 0, and t = 1 for Euler: this {solver} step")
+            call = lambda: ode_step(recorded(denoiser, asked), z, t, s, schedule, *more)
+            what = f"A {solver} step from t = {t.tolist()} to s = {s.tolist()}"
+            found = accepts(call, what)
             x_1 = denoiser(z, t)
             eps_1 = (z - alpha_t * x_1) / sigma_t
             euler = alpha_s * x_1 + sigma_s * eps_1
             calls = 1 if solver == "euler" else 2
-            assert len(asked) == calls, f"{solver} asks the denoiser {calls} times, not {len(asked)} times."
-            explained(asked[0][0], z, "The denoiser is asked at z first.", {})
-            explained(asked[0][1], t, "The denoiser is asked at time t first.", {})
+            hint = "" if more else " Euler if not given."
+            assert len(asked) == calls, f"{solver} asks the denoiser {calls} times, not {len(asked)}.{hint}"
+            explained(asked[0][0], z, "The denoiser is asked at z first.")
+            likely = {"The denoiser is asked at time t first, not at s: are the two swapped?": s}
+            explained(asked[0][1], t, "The denoiser is asked at time t first.", likely)
+            finite(found, f"{what} of {schedule.__name__}")
             edm_gap = column((s - t) / t, z)
             if solver == "euler":
                 likely = {
@@ -239,6 +324,8 @@ def check_ode_step(ode_step=consistency.ode_step, seed: int = 0) -> None:
                     "The signal changes too: alpha_s times x_hat.": alpha_t * x_1 + sigma_s * eps_1,
                     "The noise changes too: sigma_s times eps_hat.": alpha_s * x_1 + sigma_t * eps_1,
                     "The step goes the wrong way.": 2 * z - euler,
+                    "x_hat is clipped: a denoiser may answer any number.": alpha_s * x_1.clamp(-1, 1)
+                    + sigma_s * (z - alpha_t * x_1.clamp(-1, 1)) / sigma_t,
                     "This is EDM's step: take the schedule that is given.": z + (z - x_1) * edm_gap,
                 }
                 explained(found, euler, "Euler: alpha_s x_hat + sigma_s eps_hat.", likely)
@@ -262,36 +349,42 @@ def check_ode_step(ode_step=consistency.ode_step, seed: int = 0) -> None:
             explained(found, right, hint, likely)
             same_gradient(found, right, [knob], "through Heun's answers")
 
-    z, t, s = numbers(4, 3, seed=seed), exact(0.9, 0.7, 0.5, 0.3), exact(0.5, 0.6, 0.0, 0.2)
-    euler = ode_step(teacher, z, t, s, cosine, "euler")
-    close(ode_step(teacher, z, t, s, cosine), euler, "Euler if not given.")
+    z, t, s = numbers(4, 3, seed=seed), exact(0.9, 0.7, 0.5, 0.3), exact(0.5, 0.0, 0.4, 0.2)
     for solver in ("euler", "heun"):
         found = ode_step(recorded(teacher, []), z.float(), t, s, cosine, solver)
         wide = ode_step(teacher, z.float().double(), t, s, cosine, solver)
         close_in_float32(found, wide, f"The {solver} step")
-        refuse(lambda f: ode_step(f, z, t, s, cosine, solver), narrow("A denoiser"))
+        refuse(lambda f: ode_step(f, z, t, s, cosine, solver), answers("A denoiser", z))
         bad = spoilt("t", t, 0.0, *[1.0] * (solver == "heun"))
         refuse(lambda t: ode_step(teacher, z, t, s, cosine, solver), bad, f" by {solver}: it divides by 0")
+    for what, other in answers("A denoiser", z).items():
+        later = lambda z, u: (teacher if torch.equal(u, t) else other)(z, u)
+        refuses(lambda: ode_step(later, z, t, s, cosine, "heun"), f"{what} at s must be refused by heun.")
     bad = {"The solver 'Heun'": "Heun", "The solver 'rk4'": "rk4", "The solver None": None}
     refuse(lambda solver: ode_step(teacher, z, t, s, cosine, solver), bad)
 
 
+@torch.enable_grad()
 def check_consistency_target(consistency_target=consistency.consistency_target, seed: int = 0) -> None:
     """Where the teacher and f are asked, the target at s = 0 and elsewhere, and that no gradient is left."""
     for x, eps, late, s, schedule in cases(seed):
-        for given, solver, t in ways(late, schedule):
+        for more, t in ways(late, schedule):
             asked, taught, noisy = [], [], s > 0
-            args = (x, eps, t, s, schedule, given and recorded(given, taught), solver)
+            args = (x, eps, t, s, schedule, *(more and (recorded(teacher, taught), *more[1:])))
+            copies = [u.clone() for u in args[:4]]
             call = lambda: consistency_target(recorded(smooth, asked), *args)
-            found = accepts(call, "s = 0 for some samples, and t = 1,")
-            z, z_s, right = by_hand(smooth, x, eps, t, s, schedule, given, solver)
+            found = accepts(call, f"x of shape {tuple(x.shape)}, t = {t.tolist()}, s = {s.tolist()}")
+            hint = "x, eps, t and s must stay as they are: change no input in place."
+            assert all(torch.equal(u, copy) for u, copy in zip(args, copies)), hint
+            z, z_s, right = by_hand(smooth, x, eps, t, s, schedule, *more)
             trained = by_hand(smooth, x, eps, t, s, schedule)[1]
             hint = "Ask f with the whole batch: a part of it would draw another dropout mask."
             assert all(len(z) == len(x) for z, _ in asked), hint
-            hint = " Is it asked where the teacher is meant?" if given else ""
+            hint = " Is it asked where the teacher is meant?" if more and len(asked) > 1 else ""
+            hint += " Also where s = 0 everywhere." if not noisy.any() else ""
             assert len(asked) == 1, f"f is asked once, at z_s, not {len(asked)} times.{hint}"
-            if given:
-                calls = {"euler": 1, "heun": 2}[solver]
+            if more:
+                solver, calls = ("heun", 2) if more[1:] else ("euler", 1)
                 assert taught, "The teacher is never asked: in distillation z_s is where its step lands."
                 likely = {
                     "The teacher's step starts from z_t, not from x + s eps.": trained,
@@ -299,8 +392,11 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
                 }
                 hint = "The teacher's step starts from z_t = alpha_t x + sigma_t eps."
                 explained(taught[0][0], z, hint, likely)
-                close(taught[0][1], t, "The teacher's step starts at time t: it is asked there first.")
-                hint = f"{solver} asks the teacher {calls} times, not {len(taught)}: is solver handed on?"
+                hint = "The teacher's step starts at time t: it is asked there first."
+                likely = {"The teacher's step starts at time t, not at s: are the two swapped?": s}
+                explained(taught[0][1], t, hint, likely)
+                hint = "is solver handed on?" if more[1:] else "the solver is Euler's if not given."
+                hint = f"{solver} asks the teacher {calls} times, not {len(taught)}: {hint}"
                 assert len(taught) == calls, hint
                 hint = f"Distillation: z_s is where one {solver} step of the teacher from z_t lands."
             else:
@@ -330,44 +426,74 @@ def check_consistency_target(consistency_target=consistency.consistency_target, 
             explained(found, right, "Where s > 0 the target is f's answer at z_s, as it is.", likely)
 
     x, eps = numbers(2, 4, 2, 1, 3, seed=seed)
-    t, s = exact(2.0, 1.5, 0.9, 0.4), exact(1.0, 0.5, 0.0, 0.3)
+    t, s, asked = exact(2.0, 0.9, 1.5, 0.4), exact(1.0, 0.0, 0.5, 0.3), []
+    for u in (torch.where(s > 0, 1e-12, s), s):
+        found = consistency_target(recorded(smooth, asked), x, eps, t, u, edm)
+        hint = f"s = {u.tolist()}: f is asked at time s, however small it is. Only s = 0 has another time."
+        explained(asked[-1][1][s > 0] / u[s > 0], exact(1.0, 1.0, 1.0), hint)
+        hint = f"s = {u.tolist()}: however small s is, only where it is 0 the target is z_s itself."
+        close(found, by_hand(smooth, x, eps, t, u, edm)[2], hint)
+    stored, f = smooth(x, t), Dropping()
+    kept = stored.clone()
+    consistency_target(lambda z, t: stored, x, eps, t, s, edm)
+    assert torch.equal(stored, kept), "What f returns must stay as it is: write into a new tensor."
+    for _ in range(2):
+        consistency_target(f, x, eps, t, s, edm)
+    assert f.as_it_was(), "f.eval() drops nothing: leave f in the mode in which it is."
+    hint = "Each call draws another dropout mask: leave torch's random state to f, without a seed."
+    assert not torch.equal(*f.seen), hint
     knob = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
     learned = lambda z, t: smooth(knob * z, t)
-    for given, solver, _ in ways(t, edm):
-        call = lambda f, x, eps, given: consistency_target(f, x, eps, t, s, edm, given, solver)
-        assert not call(learned, knob * x, eps, given and learned).requires_grad, (
+    for (given, *solver), _ in (((None,), t), *list(ways(t, edm))[1:]):
+        call = lambda f, x, eps, given: consistency_target(f, x, eps, t, s, edm, given, *solver)
+        found = call(learned, knob * x, eps, given and learned)
+        assert not found.requires_grad, (
             "A target is a constant: stop the gradient. Without, the loss is lower and the model is worse."
         )
+        hint = "No loss can use a tensor of torch.inference_mode(): use torch.no_grad()."
+        assert not found.is_inference(), hint
         assert torch.is_grad_enabled(), "torch.set_grad_enabled(False) stays behind: use torch.no_grad()."
         with torch.no_grad():
             call(learned, x, eps, given and learned)
             hint = "Gradients were off, and you switch them on: use torch.no_grad()."
             assert not torch.is_grad_enabled(), hint
         found = call(recorded(smooth, []), x.float(), eps.float(), given and recorded(given, []))
-        wide = by_hand(smooth, x.float().double(), eps.float().double(), t, s, edm, given, solver)[2]
+        wide = by_hand(smooth, x.float().double(), eps.float().double(), t, s, edm, given, *solver)[2]
         close_in_float32(found, wide, "The target")
-    target = lambda f=smooth, eps=eps, t=t, s=s: consistency_target(f, x, eps, t, s, edm)
-    refuse(lambda s: target(s=s), spoilt("s", s, 0.4, 0.5, -0.1), ", at t = 0.4: it needs 0 <= s < t")
-    refuse(lambda t: target(t=t), spoilt("t", t, 0.3, 0.2), ", at s = 0.3: it needs 0 <= s < t")
-    bad = {f"eps {tuple(e.shape)} for x {tuple(x.shape)}": e for e in (eps[:1], eps[:, :1], eps[..., :1])}
-    refuse(lambda eps: target(eps=eps), bad)
-    refuse(lambda f: target(f=f), narrow("An f"), ": it would be broadcast")
+        target = lambda f=smooth, x=x, eps=eps, t=t, s=s: consistency_target(
+            f, x, eps, t, s, edm, given, *solver
+        )
+        how = " with a teacher" if given else ""
+        why = f"{how}, at t = {t.tolist()}: it needs 0 <= s < t"
+        refuse(lambda s: target(s=s), spoilt("s", s, 1.5, 1.6, -0.1), why)
+        why = f"{how}, at s = {s.tolist()}: it needs 0 <= s < t"
+        refuse(lambda t: target(t=t), spoilt("t", t, 0.5, 0.4), why)
+        refuse(lambda eps: target(eps=eps), misshapen("eps", eps), how)
+        refuse(lambda x: target(x=x), misshapen("x", x), f"{how} and eps {tuple(eps.shape)}")
+        refuse(lambda f: target(f=f), answers("An f", x), f"{how}: it would be broadcast")
+        hint = "Gradients stay off after a ValueError: use torch.no_grad(), which ends with its block."
+        assert torch.is_grad_enabled(), hint
 
 
 def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> None:
     """One norm per sample, whatever the axes are; its gradient, at 0 as well; digits in float32."""
+    drawn = 0.2 + torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
     for i, shape in enumerate(((4, 4, 4, 4), (4, 3), (4, 2, 1, 5), (4, 2, 3, 2, 1), (1, 6), (4,))):
         delta = numbers(*shape, seed=seed + i)
-        delta = delta * column(exact(1e-6, 0.03, 1.0, 30.0)[-shape[0] :], delta)
+        delta = delta * column(exact(1e-6, 0.03, 1.0, 1000.0)[-shape[0] :], delta)
         delta.requires_grad_()
-        for c in (0.03, 0.0, 1, 1e-4):
+        for c in (0.03, 0.0, 1, drawn, 1.7e-5):
             try:
                 found = pseudo_huber(delta, c)
             except IndexError as error:
-                raise AssertionError("delta may be (b,): reshape(len(delta), -1), not flatten(1).") from error
+                hint = f"delta may have any axes after the first, and here has shape {shape}: "
+                raise AssertionError(
+                    f"{hint}reshape(len(delta), -1), not flatten(1) or dim=(1, 2, 3)."
+                ) from error
             assert isinstance(found, Tensor) and found.shape == shape[:1], (
                 f"One number per sample, {shape[:1]} for a delta {shape}: sum over all axes but the first."
             )
+            finite(found, f"c = {c}, delta of shape {shape}")
             flat, u = delta.reshape(len(delta), -1), square(delta)
             rows = flat.reshape(len(delta), -1, shape[-1] if len(shape) > 1 else 1).square().sum(2)
             huber = lambda u, c=c: (u + c**2).sqrt() - c
@@ -379,7 +505,7 @@ def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> 
                 "Half too much: no factor 1/2.": huber(u) / 2,
                 "Twice too much: no factor 2.": 2 * huber(u),
                 "c^2 is under the root, not c.": (u + c).sqrt() - c,
-                "c is not used: sqrt(|delta|^2 + c^2) - c.": u.sqrt(),
+                **({"c is not used: sqrt(|delta|^2 + c^2) - c.": u.sqrt()} if c > 0.01 else {}),
                 "A mean of squares is under the root: the norm has their sum.": huber(u / flat.shape[1]),
                 "One root for the whole sample, not one per number: sum first.": huber(flat**2).sum(1),
                 "One root for the whole sample, not a mean of one per number.": huber(flat**2).mean(1),
@@ -391,6 +517,10 @@ def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> 
                 "Each sample has its own norm: this is the batch's, of a mean.": huber(
                     (flat**2).mean() + 0 * u
                 ),
+                "c may be small: it is not 0 below some number.": huber(u, 0.0),
+                "c is rounded: it may have any digits.": huber(u, round(c, 4)),
+                "A small delta has a small distance, and not 0.": torch.where(u < 1e-6, 0.0, huber(u)),
+                "delta is clipped at 100.": huber((flat.clamp(-100, 100) ** 2).sum(1)),
                 "Absolute values have another norm: squares, then the root.": huber(flat.abs().sum(1) ** 2),
             }
             for tiny in (1e-6, 1e-8, 1e-10, 1e-12):
@@ -398,14 +528,15 @@ def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> 
                 likely |= {says: huber(u + tiny), f"{says} Of every size.": huber(u, max(c, tiny))}
             hint = f"c = {c}: sqrt(|delta|^2 + c^2) - c, |delta| the norm of the sample."
             explained(found, huber(u), hint, likely)
-            hint = "The gradient must reach delta: nothing may be detached."
-            assert found.requires_grad, hint
+            grad_hint = "The gradient must reach delta: nothing may be detached."
+            assert found.requires_grad, grad_hint
             grad = torch.autograd.grad(found.sum(), delta, materialize_grads=True)[0]
+            finite(grad, f"the gradient, c = {c}")
             right = delta.detach() / column((u + c**2).sqrt().detach(), delta)
             likely = {
                 "Twice the gradient: a weight belongs to |delta|^2 / 2, not to |delta|^2.": 2 * right,
                 "Half the gradient.": right / 2,
-                hint: 0 * right,
+                grad_hint: 0 * right,
             }
             hint = "The gradient is delta / sqrt(|delta|^2 + c^2): no detached part."
             explained(grad, right, hint, likely, 1e-6)
@@ -418,40 +549,63 @@ def check_pseudo_huber(pseudo_huber=consistency.pseudo_huber, seed: int = 0) -> 
         grad = torch.autograd.grad(pseudo_huber(zero, c).sum(), zero)[0]
         hint = "At delta = 0 the gradient must be 0, not NaN, for c = 0 too: torch.linalg.vector_norm has it."
         close(grad[0], exact(0.0, 0.0, 0.0), hint)
-    for c, tiny in ((0.03, 1e-6), (1.0, 1e-4), (100.0, 1e-2)):
+    for c, tiny in ((0.03, 1e-6), (1.0, 1e-4), (100.0, 1e-2), (0.03, 1e-9), (1.0, 1e-9)):
         hint = (
             "Too few digits in float32: the difference of two near-equal numbers. Multiply and divide by the "
             "sum of the two."
         )
+        hint = hint if tiny > 1e-9 else "A small delta has a small distance, |delta|^2 / (2 c), and not 0."
         found = pseudo_huber(torch.full((1, 4), tiny), c)
         close(found, torch.tensor([4 * tiny**2 / (2 * c)]), hint, 0.0, 1e-2)
+    for c in (0.03, 1.0, 100.0):
+        norm = c * exact(0.05, 5e-3, 5e-4)
+        right = norm**2 / ((norm**2 + c**2).sqrt() + c)
+        hint = (
+            f"c = {c}: delta of {norm.tolist()} has the distance of the formula, not of the square below c."
+        )
+        close(pseudo_huber(norm[:, None], c) / right, exact(1.0, 1.0, 1.0), hint, 1e-8, 0.0)
     delta = (numbers(4, 3, seed=seed) * exact(1e-3, 0.03, 1.0, 30.0)[:, None]).float()
     for c in (0.0, 0.03):
         close_in_float32(pseudo_huber(delta, c), (square(delta.double()) + c**2).sqrt() - c, "The distance")
     refuse(lambda c: pseudo_huber(delta, c), {"c = -0.1": -0.1, "c = -1e-6": -1e-6})
 
 
+@torch.enable_grad()
 def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: int = 0) -> None:
     """Both places where f is asked, the distance, the gradient through one, one dropout mask for both."""
     knob = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
     f = lambda z, t: smooth(knob * z, t)
     knows = lambda z, t: teacher(knob * z, t)
-    for x, eps, late, s, schedule in cases(seed):
-        for c, (given, solver, t) in zip((0.0, 0.5, 0.2), ways(late, schedule)):
-            asked, noisy = [], s > 0
-            args = (x, eps, t, s, schedule, *((c, recorded(knows, []), solver) if given else ()))
-            loss = accepts(lambda: consistency_loss(recorded(f, asked), *args), "s = 0 for some samples")
-            z, z_s, target = by_hand(f, x, eps, t, s, schedule, given and knows, solver)
+    for i, (x, eps, late, s, schedule) in enumerate(cases(seed)):
+        for c, (more, t) in zip(
+            ((0.5,), (0.2,), (0.0,)) if i % 2 else ((), (0.5,), (0.2,)), ways(late, schedule, knows)
+        ):
+            asked, taught, noisy = [], [], s > 0
+            x.requires_grad_()
+            args = (x, eps, t, s, schedule, *c, *(more and (recorded(knows, taught), *more[1:])))
+            call = lambda: consistency_loss(recorded(f, asked), *args)
+            loss = accepts(call, f"x of shape {tuple(x.shape)}, t = {t.tolist()}, s = {s.tolist()}")
+            z, z_s, target = by_hand(f, x, eps, t, s, schedule, *more)
+            trained, (c,) = by_hand(f, x, eps, t, s, schedule)[1], c or (0.0,)
             hint = "f is asked twice, each time with the whole batch: at z_t, and by the target at z_s."
             assert [len(z) for z, _ in asked] == [len(x)] * 2, hint
             nearest = min(asked, key=lambda ask: (ask[0] - z).abs().max())
-            explained(nearest[0], z, "f is never asked at z_t = alpha_t x + sigma_t eps.", {})
-            explained(nearest[1], t, "f is asked at z_t with another time: it is t.", {})
+            explained(nearest[0], z, "f is never asked at z_t = alpha_t x + sigma_t eps.")
+            explained(nearest[1], t, "f is asked at z_t with another time: it is t.")
             at_s = [alike(u[noisy], z_s[noisy], 1e-9) and alike(w[noisy], s[noisy], 1e-9) for u, w in asked]
-            assert any(at_s), f"f is never asked at z_s, s: hand on teacher and solver, {given and solver}."
+            hint = "z_s = alpha_s x + sigma_s eps, of the schedule that is given and with the eps of z_t."
+            if more:
+                solver = "the solver, heun" if more[1:] else "no solver, which is Euler's then"
+                if any(alike(u[noisy], trained[noisy]) for u, _ in asked):
+                    solver = "not x + s eps in its place"
+                hint = f"z_s is where a step of the teacher lands: hand on the teacher, and {solver}."
+            assert any(at_s), f"f is never asked at z_s and time s. {hint}"
+            hint = f"The teacher is asked {len(more)} times, not {len(taught)}: is its solver handed on?"
+            assert len(taught) == len(more), hint
             hint = "A loss returns one number per sample, (b,), not averaged."
             assert isinstance(loss, Tensor) and loss.shape == x.shape[:1], hint
 
+            finite(loss, f"c = {c}, s = {s.tolist()}")
             delta = f(z, t) - target.detach()
             huber = lambda u, c=c: (u + c**2).sqrt() - c
             right, leaky = huber(square(delta)), huber(square(f(z, t) - target))
@@ -462,6 +616,11 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
                 "Pseudo-Huber is no square.": square(delta),
                 "Pseudo-Huber is no mean square.": square(delta) / x[0].numel(),
                 "c is not used: hand it to pseudo_huber.": huber(square(delta), 0.0),
+                "c is 0 unless given." if not c else "c is that of the call.": huber(square(delta), 0.03),
+                "c must be subtracted after the root.": right + c,
+                "f's error is clipped: it may have any size.": huber(square(delta.clamp(-10, 10))),
+                f"The loss is capped at {loss.max():.3g}.": right.clamp(max=loss.max()),
+                "The target is f's answer at z_s where s > 0, not x.": huber(square(f(z, t) - x)),
                 "One norm over the whole sample, not one distance per number.": each.sum(1),
                 "One norm over the whole sample, not a mean over its numbers.": each.mean(1),
                 "Where s = 0, the target is z_s itself, not f's answer.": huber(square(f(z, t) - answer)),
@@ -469,19 +628,40 @@ def check_consistency_loss(consistency_loss=consistency.consistency_loss, seed: 
             hint = f"c = {c}: the Pseudo-Huber distance of f at t to the target at s, and no weight."
             explained(loss.detach(), right, hint, likely)
             learns(loss, right, leaky, knob)
+            same_gradient(loss, right, [x], "for x, which is part of z_t,")
 
     x, eps = numbers(2, 4, 3, 2, 4, seed=seed)
     t, s = exact(3.0, 0.5, 0.8, 0.4), exact(1.0, 0.0, 0.2, 0.0)
-    one_mask(lambda f: consistency_loss(f, x, eps, t, s, edm), x, seed)
+    for more in ((), (0.3,), (0.0, teacher), (0.3, teacher, "heun")):
+        loss = lambda f: consistency_loss(f, x, eps, t, s, edm, *more)
+        one_mask(loss, seed)
+        torch.manual_seed(seed)
+        loss(Dropping())
+        after = torch.rand(3)
+        torch.manual_seed(seed)
+        Dropping()(x, None)
+        hint = (
+            "Each call moves torch's random state on by one pass of f: do not seed it, nor put it back twice."
+        )
+        assert torch.equal(after, torch.rand(3)), hint
+    stored = smooth(x, t)
+    kept = stored.clone()
+    consistency_loss(lambda z, t: stored, x, eps, t, s, edm)
+    assert torch.equal(stored, kept), "What f returns must stay as it is: make a new tensor."
+    right_already(lambda f: consistency_loss(f, x, eps, t, s, edm), x)
     for c, given in ((0.0, None), (0.3, teacher)):
         taught = given and recorded(given, [])
         loss = consistency_loss(recorded(f, []), x.float(), eps.float(), t, s, edm, c, taught)
         z, _, target = by_hand(f, x.float().double(), eps.float().double(), t, s, edm, given)
         close_in_float32(loss, (square(f(z, t) - target) + c**2).sqrt() - c, "The loss")
-    loss = lambda f=f, s=s, c=0.0: consistency_loss(f, x, eps, t, s, edm, c)
-    refuse(lambda s: loss(s=s), spoilt("s", s, 0.4, 0.5, -0.1), ", at t = 0.4: it needs 0 <= s < t")
-    refuse(lambda c: loss(c=c), {"A negative c": -1.0})
-    refuse(lambda f: loss(f=f), narrow("An f"), ": its error would be broadcast")
+    t, s = exact(3.0, 0.5, 0.8, 0.4), exact(1.0, 0.0, 0.2, 0.3)
+    for more in ((), (teacher,)):
+        loss = lambda f=f, s=s, c=0.0: consistency_loss(f, x, eps, t, s, edm, c, *more)
+        how = " with a teacher" if more else ""
+        why = f"{how}, at t = {t.tolist()}: it needs 0 <= s < t"
+        refuse(lambda s: loss(s=s), spoilt("s", s, 0.8, 0.9, -0.1), why)
+        refuse(lambda c: loss(c=c), {"A negative c": -1.0}, how)
+        refuse(lambda f: loss(f=f), answers("An f", x), f"{how}: its error would be broadcast")
 
 
 def earlier(t: Tensor, a: float, q: float = 2.0, k: float = 8.0, b: float = 1.0) -> Tensor:
@@ -498,8 +678,10 @@ def check_ect_mapping(ect_mapping=consistency.ect_mapping, seed: int = 0) -> Non
         dict(a=3),  # where the likely mistakes are all different
         dict(a=1),
         dict(a=2),
+        dict(a=11),
         dict(a=8),
-        dict(a=3, q=1.7, k=2.0 + seed % 3, b=0.4),
+        dict(a=21.5),
+        dict(a=3, q=1.7, k=2.25 + seed % 3, b=0.4),
         dict(a=1, q=256.0),
         dict(a=3.5, b=0.0),
         dict(a=1, k=0),
@@ -510,6 +692,11 @@ def check_ect_mapping(ect_mapping=consistency.ect_mapping, seed: int = 0) -> Non
         n, with_n = 1 + k / (1 + (b * t).exp()), lambda n, power=q**a: (t * (1 - n / power)).clamp(min=0)
         right, free = with_n(n), t * (1 - n / q**a)
         likely = {
+            f"Stage a has q^a, as late as it may be: this is q^{m}.": with_n(n, q**m)
+            for m in range(4, 21)
+            if a > 8
+        }
+        likely |= {
             "n(t) must fall with t: is the sign of b t right?": with_n(1 + k / (1 + (-b * t).exp())),
             "s must never be below 0: clamp. Noise of negative level trains without a sign.": free,
             "s would be below 0 here: clamp it, do not take abs.": free.abs(),
@@ -523,19 +710,25 @@ def check_ect_mapping(ect_mapping=consistency.ect_mapping, seed: int = 0) -> Non
             "n(t) = 1 + k sigmoid(-b t), and the 1 is missing.": with_n(n - 1),
             "q is not used.": with_n(n, 2.0**a),
             "k is not used.": with_n(1 + 8 / (1 + (b * t).exp())),
+            "k may be between two numbers: do not round it.": with_n(1 + int(k) / (1 + (b * t).exp())),
             "b is not used.": with_n(1 + k / (1 + t.exp())),
             "a may be between two stages: do not round it.": with_n(n, q ** int(a)),
         }
         likely |= {
             f"s may be 0: it is held at {least}.": right.clamp(min=least) for least in (1e-3, 2e-3, 1e-2)
         }
+        finite(found, given)
         hint = f"{given}: s = t (1 - n(t) / q^a), at least 0, with n(t) = 1 + k sigmoid(-b t)."
         explained(found, right, hint, likely)
+        hint = "s is exactly 0 where it would be below: nothing is added, nor held above 0."
+        assert not found[free < 0].any(), hint
         same_gradient(found, right, [t], "for t")
     t = t.detach()
-    ends = exact(0.0, 1e-6, math.log(7), 1e9)
+    ends = exact(0.0, math.log(7), 1e9)
     close(ect_mapping(ends, 1), earlier(ends, 1), "At a = 1, s is 0 up to t = ln 7, and t / 2 far out.", 1e-9)
-    close(ect_mapping(ends, 5) / 1e-6, earlier(ends, 5) / 1e-6, "At small t, too, s is a share of t.", 1e-9)
+    small = exact(1e-6, 1e-12)
+    hint = "At small t, too, s is a share of t, neither 0 nor held above some number."
+    close(ect_mapping(small, 5) / small, earlier(small, 5) / small, hint, 1e-9)
     late = ect_mapping(t.float(), 8)
     close_in_float32(late, earlier(t.float().double(), 8), "s")
     assert (late < t.float()).all(), "s < t must hold in float32 at the last stage."
@@ -553,17 +746,20 @@ def check_ect_mapping(ect_mapping=consistency.ect_mapping, seed: int = 0) -> Non
 def check_ect_stage(ect_stage=consistency.ect_stage, seed: int = 0) -> None:
     """1 for the first steps, counted from 1, then one more after each `steps_per_stage`."""
     d = 3 + seed % 5
-    steps = range(1, 11 * d + 1)
+    steps = (*range(1, 11 * d + 1), 100 * d, 1000 * d + 1)
     stages = [accepts(lambda: ect_stage(step, d), f"step = {step}, {d} steps per stage,") for step in steps]
+    right = [(i - 1) // d + 1 for i in steps]
     likely = {
         "Stages are counted from 1, not from 0.": [(i - 1) // d for i in steps],
         "Steps are counted from 1: stage 2 begins at step d + 1, not at d.": [i // d + 1 for i in steps],
         "Stage 2 begins at step d + 1, not at d + 2.": [max(i - 2, 0) // d + 1 for i in steps],
         "The stage must advance after each steps_per_stage.": [1 for _ in steps],
     }
+    likely["There is no last stage: it grows without an end."] = [min(i, max(stages)) for i in right]
     hint = "Stage 1 for steps 1 to d, stage 2 for d + 1 to 2 d, and so on without an end."
-    right = [(i - 1) // d + 1 for i in steps]
     assert stages == right, next((says for says, wrong in likely.items() if stages == wrong), hint)
+    alone = [accepts(lambda: ect_stage(step, 1), f"step = {step}, 1 step per stage,") for step in (1, 2, 30)]
+    assert alone == [1, 2, 30], "With one step per stage, the stage is the step."
     assert isinstance(stages[0], int), f"A stage is an int, not {type(stages[0]).__name__}."
     bad = {
         "Step 0, counted from 1,": (0, d),
@@ -576,8 +772,10 @@ def check_ect_stage(ect_stage=consistency.ect_stage, seed: int = 0) -> None:
 
 def check_ect_weight(ect_weight=consistency.ect_weight, seed: int = 0) -> None:
     """The two weights of the released code, at narrow gaps too."""
-    t = (0.1 + numbers(6, seed=seed).abs()).requires_grad_()
-    s = (t.detach() * (1 - exact(1.0, 0.5, 0.3, 1e-2, 1e-4, 1e-7))).requires_grad_()
+    t = 0.1 + numbers(6, seed=seed).abs()
+    t[:2] = exact(1e-3, 100.0)
+    t.requires_grad_()
+    s = (t.detach() * (1 - exact(1.0, 0.5, 0.3, 1e-2, 1e-4, 1e-11))).requires_grad_()
     gap = t - s
     likely = {
         '"gap" is 1 / (t - s), not t - s.': gap,
@@ -585,10 +783,11 @@ def check_ect_weight(ect_weight=consistency.ect_weight, seed: int = 0) -> None:
         '"gap" is 1 / (t - s), not 1 / t.': 1 / t,
         '"gap" is 1 / (t - s), not 1 / s.': 1 / s,
     }
-    for least in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8):
+    for least in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10):
         likely[f"A narrow gap is held at {least}."] = 1 / gap.clamp(min=least)
         likely[f"{least} is added to the gap."] = 1 / (gap + least)
-    found = ect_weight("gap", t, s)
+    found = accepts(lambda: ect_weight("gap", t, s), f"A gap of 1e-11 t, in {t.dtype},")
+    finite(found, "the gap is narrow here, and not 0")
     explained(found, 1 / gap, '"gap" is 1 / (t - s), to the last digits of a narrow gap.', likely)
     same_gradient(found, 1 / gap, [t, s], "of gap for t and s")
     for args in ((0.7,), (2,), ()):
@@ -604,55 +803,62 @@ def check_ect_weight(ect_weight=consistency.ect_weight, seed: int = 0) -> None:
             "This is the other weight.": 1 / gap,
         }
         found, right = ect_weight("snr", t, s, *args), 1 / t**2 + 1 / std**2
+        if isinstance(found, Tensor):
+            most = found.detach().max()
+            likely |= {
+                f"The weight is capped at {most:.4g}.": right.clamp(max=most),
+                "1 / t^2 is capped, or t held above some number.": (1 / t**2).clamp(max=most - 1 / std**2)
+                + 1 / std**2,
+            }
         explained(found, right, f'"snr" is 1 / t^2 + 1 / data_std^2, data_std = {std}.', likely)
         same_gradient(found, right, [t, s], "of snr for t and s")
     t, s = t.detach(), 0.7 * t.detach()
     for kind in ("gap", "snr"):
         wide = ect_weight(kind, t.float().double(), s.float().double())
         close_in_float32(ect_weight(kind, t.float(), s.float()), wide, f"The weight {kind}")
-        last = t[-1].item()
-        refuse(
-            lambda s: ect_weight(kind, t, s),
-            spoilt("s", s, last, 2 * last, -0.1),
-            f", at t = {last:.4g}, {kind}",
-        )
-        refuse(lambda s: ect_weight(kind, t, s), {"One s for six t": 0 * s[:1]})
+        at = t[3].item()
+        bad = spoilt("s", s, at, 2 * at, -0.1)
+        refuse(lambda s: ect_weight(kind, t, s), bad, f", where t = {at:.4g}, {kind}")
+        refuse(lambda s: ect_weight(kind, t, s), misshapen("s", s))
         refuse(lambda std: ect_weight(kind, t, s, std), {"data_std = 0": 0.0, "A negative data_std": -0.5})
     bad = {f"An unknown weighting, {kind!r},": kind for kind in ("1/(t-s)", "snr+1", "Gap", None)}
     refuse(lambda kind: ect_weight(kind, t, s), bad)
 
 
+@torch.enable_grad()
 def check_ect_loss(ect_loss=consistency.ect_loss, seed: int = 0) -> None:
     """The parts in their places, by hand, on every option."""
     knob = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     f = lambda z, t: smooth(knob * z, t)
-    t = exact(0.05, 0.821, 3.0, 300.0)
+    t = exact(5e-4, 0.821, 3.0, 300.0)
     for i, (shape, a, curve, c, more) in enumerate(
         (
             ((4, 4, 4, 4), 1, {}, 0.0, {}),
             ((4, 3), 4, {}, 0.0, {}),
+            ((4, 2, 3), 2.5, {}, 20.0, {}),  # rows on both sides of c
             ((4, 1, 2, 5), 4, {}, 0.03, {}),
             ((4, 2, 3, 1, 2), 2, dict(q=4.0), 0.06, dict(weighting="snr")),
             ((4, 3), 3, dict(k=4.0, b=0.5), 0.0, dict(weighting="gap")),
             ((4, 3), 2, {}, 0.0, dict(weighting="snr", data_std=0.7)),
         )
     ):
-        (x, eps), asked = numbers(2, *shape, seed=seed + i), []
+        x, eps, asked = peaked(*shape, seed=seed + i), numbers(*shape, seed=seed + i + 50), []
         s = earlier(t, a, **curve)
         options = curve | more | ({"c": c} if c else {})
         given = f"a = {a}, {options or 'defaults'}: "
-        loss = ect_loss(recorded(f, asked), x, eps, t, a, **options)
+        loss = accepts(lambda: ect_loss(recorded(f, asked), x, eps, t, a, **options), given)
         z, z_s, target = by_hand(f, x, eps, t, s, edm)
         noisy = s > 0
         assert isinstance(loss, Tensor) and loss.shape == (4,), "A loss returns one number per sample, (b,)."
-        assert loss.isfinite().all(), (
-            "Not finite: where s = 0 the target is x, and f's answer may not be used."
-        )
+        finite(loss, "where s = 0 the target is x, and f's answer may not be used")
         assert [len(z) for z, _ in asked] == [4, 4], "f is asked twice, each time with the whole batch."
         assert any(alike(u, z, 1e-9) and alike(w, t, 1e-9) for u, w in asked), (
             "f is asked at x + t eps, and time t."
         )
         hint = f"{given}f is asked at s = ect_mapping(t, a, q, k, b)."
+        cut = earlier(t, int(a), **curve)
+        if a != int(a) and any(alike(w[cut > 0], cut[cut > 0], 1e-9) for _, w in asked):
+            hint = f"{given}a may be between two stages: do not round it."
         assert any(alike(w[noisy], s[noisy], 1e-9) for _, w in asked), hint
         hint = f"{given}f is asked at x + s eps, with the eps of z_t."
         assert any(alike(u[noisy], z_s[noisy], 1e-9) for u, _ in asked), hint
@@ -661,12 +867,29 @@ def check_ect_loss(ect_loss=consistency.ect_loss, seed: int = 0) -> None:
         delta = f(z, t) - target.detach()
         huber = lambda u, c=c: (u + c**2).sqrt() - c
         right = weight * huber(square(delta))
+        each, norm, most = huber(delta.reshape(4, -1) ** 2), square(delta).sqrt(), loss.detach().max()
         likely = {
             "The distance has a weight, and here is none.": right / weight,
             "weighting is not used, or has another default.": other * right / weight,
             "data_std of the weight is not used.": (1 / t**2 + 4) * right / weight,
             "The weight is 1 / (t - s), not t - s.": right / weight / gap,
             "The distance is no square.": weight * square(delta),
+            "The distance is no mean square.": weight * square(delta) / x[0].numel(),
+            "One norm over the whole sample, not one distance per number.": weight * each.sum(1),
+            "One norm over the whole sample, not a mean of one per number.": weight * each.mean(1),
+            "Each sample has its own weight: this is the batch's mean.": weight.mean() * right / weight,
+            "c must be subtracted after the root.": right + weight * c,
+            "c is 0 unless given." if not c else "c is that of the call.": weight
+            * huber(square(delta), 0.03),
+            "c is held at 0.1: it may be any number.": weight * huber(square(delta), min(c, 0.1)),
+            "The distance is one formula, no choice between norm and square.": weight
+            * torch.where(norm > c, norm, huber(square(delta))),
+            "The weight is capped at 1000.": weight.clamp(max=1000) * right / weight,
+            f"The weight is capped at {most:.4g}, or the loss.": right.clamp(max=most),
+            "f's error is clipped: it may have any size.": weight * huber(square(delta.clamp(-10, 10))),
+            "The target is f's answer where s > 0, not x.": weight * huber(square(f(z, t) - x)),
+            "Where s = 0 the target is x, not f's answer.": weight
+            * huber(square(f(z, t) - f(z_s, torch.where(noisy, s, t)))),
             "c is not used: hand it to the distance.": weight * huber(square(delta), 0.0),
             "Where s = 0 the target is x, not 0.": (
                 weight * huber(square(f(z, t) - torch.where(column(noisy, x), target, 0)))
@@ -675,22 +898,26 @@ def check_ect_loss(ect_loss=consistency.ect_loss, seed: int = 0) -> None:
         hint = f"{given}the weight times the Pseudo-Huber distance of f at t to f at s; to x where s = 0."
         explained(loss.detach(), right.detach(), hint, likely, 1e-8)
         learns(loss, right, weight * huber(square(f(z, t) - target)), knob)
-    one_mask(lambda f: ect_loss(f, x, eps, t, 4), x, seed)
+    for options in ({}, dict(c=0.1), dict(weighting="snr", c=0.1)):
+        one_mask(lambda f: ect_loss(f, x, eps, t, 4, **options), seed)
+    right_already(lambda f: ect_loss(f, x, eps, t, 4), x)
     t = exact(0.05, 0.8, 1.5, 3.0)
     for weighting in ("gap", "snr"):
         call = lambda f, x, eps: ect_loss(f, x, eps, t, 2, c=0.1, weighting=weighting)
         wide = call(f, x.float().double(), eps.float().double())
         close_in_float32(call(recorded(f, []), x.float(), eps.float()), wide, "The loss", 1e-4)
-    loss = lambda f=f, eps=eps, t=t, **options: ect_loss(f, x, eps, t, **(dict(a=4) | options))
+    loss = lambda f=f, x=x, eps=eps, t=t, **options: ect_loss(f, x, eps, t, **(dict(a=4) | options))
     refuse(lambda t: loss(t=t), spoilt("t", t, 0.0, -1.0) | {"One time for four samples": t[:1]})
-    refuse(lambda eps: loss(eps=eps), {"One noise for four samples": eps[:1]})
-    refuse(lambda f: loss(f=f), narrow("An f"), ": its error would be broadcast")
+    refuse(lambda eps: loss(eps=eps), misshapen("eps", eps))
+    refuse(lambda x: loss(x=x), misshapen("x", x))
+    refuse(lambda f: loss(f=f), answers("An f", x), ": its error would be broadcast")
     bad = [
         dict(a=0),
         dict(q=1.0),
         dict(k=-1.0),
         dict(b=-1.0),
         dict(c=-1.0),
+        dict(c=math.nan),
         dict(weighting="snr+1"),
         dict(data_std=0.0),
     ]
@@ -707,11 +934,12 @@ def check_lognormal_times(lognormal_times=consistency.lognormal_times, seed: int
         u = (t.double().log() - mean) / std
         center, spread = u.mean().item(), u.std().item()
         likely = {
+            "all times are one number: draw each by itself": 0.0,
             "take the natural exponential, not a power of 10": math.log(10),
             "std is the standard deviation of log t, not its variance": std**-0.5,
             "std is the standard deviation of log t: it is squared here": std,
         }
-        near = lambda value, other: abs(value / other - 1) < 6 / n**0.5
+        near = lambda value, other: abs(value - other) < 6 / n**0.5 * other + 1e-6
         hint = next(
             (says for says, wrong in likely.items() if near(spread, wrong)), "another std, or no Gaussian"
         )
@@ -724,7 +952,12 @@ def check_lognormal_times(lognormal_times=consistency.lognormal_times, seed: int
         worst = (torch.special.ndtr(u.sort().values) - rank).abs().max().item()
         # Kolmogorov and Smirnov: above 3.2 / sqrt(n) once in a billion
         assert worst < 3.2 / n**0.5, "log t has the right mean and deviation, but is not Gaussian."
+        hint = (
+            "The tails are missing: among 50 000 times some are 3.3 std away. Nothing is clamped or cut off."
+        )
+        assert u.max() > 3.3 and u.min() < -3.3, hint  # fails once in ten billion
     seeded(lambda g: lognormal_times(5, generator=g), seed)
+    apart(lambda g: lognormal_times(8, 0.0, 1.0, generator=g).log(), seed)
     same = accepts(lambda: lognormal_times(3, 0.5, 0.0), "std = 0").double()
     close(same, torch.full((3,), math.exp(0.5)).double(), "With std = 0 all times are exp(mean).", 1e-6)
     bad = {"b = 0": (0,), "b = -1": (-1,), "A negative std": (4, 0.0, -1.0)}
@@ -734,6 +967,7 @@ def check_lognormal_times(lognormal_times=consistency.lognormal_times, seed: int
 PROGRESS = {
     "A step after the last": (5, 4),
     "A negative step": (-1, 4),
+    "Step -1 of many": (-1, 800_000),
     "A training of no steps": (0, 0),
     "s0 = 0": (0, 4, 0),
     "s1 below s0": (0, 4, 20, 10),
@@ -754,29 +988,41 @@ def check_ct_steps(ct_steps=consistency.ct_steps, seed: int = 0) -> None:
     points = lambda step, total, s0, s1: (
         max(1, math.ceil(math.sqrt(step / total * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1)) + 1
     )
-    runs = [(step, 800_000, (), *found) for step, found in reversed(table.items())]
+    runs = []
     for step, *args in (
         (0, 10, 60, 0.8),
         (0, 3, 20, 0.8),
         (500, 3, 20, 0.8),
-        (777, 10, 60, 0.95),
         (1000, 3, 20, 0.8),
+        (777, 10, 60, 0.95),
+        (1, 10, 60, 0.95),
         (0, 1, 9, 1),
+        (700, 5, 5, 0.8),
     ):
         n = points(step, 1000, *args[:2])
         runs.append((step, 1000, args, n, args[2] ** (args[0] / (n - 1))))
+    runs += [(step, 800_000, (), *found) for step, found in table.items()]
     for step, total, args, n, mu in runs:
         s0, s1, mu0 = args or (2, 150, 0.9)
         at = f"Step {step} of {total}, s0 = {s0}, s1 = {s1}, mu0 = {mu0}"
         found = accepts(lambda: ct_steps(step, total, *args), at)
+        root = lambda end: math.sqrt(step / total * (end**2 - s0**2) + s0**2) - 1
         likely = {
             "s0 is not used": points(step, total, 2, s1),
             "s1 is not used": points(step, total, s0, 150),
-            "these are the intervals, and there is one point more": n - 1,
+            "the root is rounded up, not to the nearest": max(1, round(root(s1 + 1))) + 1,
+            "the root is rounded up, not down": max(1, math.floor(root(s1 + 1))) + 1,
+            "s1 + 1 is squared, not s1": max(1, math.ceil(root(s1))) + 1,
         }
+        if not step:  # where the others are right
+            likely["these are the intervals, and there is one point more"] = n - 1
+        if not args:
+            likely = {}
         hint = "n = ceil(sqrt(step / total ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1, at least 2"
+        hint = hint if args else "when nothing is given, s0 is 2 and s1 is 150"
         hint = next((says for says, wrong in likely.items() if found[0] == wrong), hint)
         assert found[0] == n, f"{at}: {n} points, not {found[0]}: {hint}."
+        assert isinstance(found[0], int), f"A number of points is an int, not {type(found[0]).__name__}."
         likely = {
             "divide by n - 1, not by n": mu0 ** (s0 / n),
             "s0 is missing on top": mu0 ** (1 / (n - 1)),
@@ -784,7 +1030,7 @@ def check_ct_steps(ct_steps=consistency.ct_steps, seed: int = 0) -> None:
         }
         hint = next(
             (says for says, wrong in likely.items() if abs(found[1] - wrong) < 1e-9),
-            "s0 / (n - 1) is the power",
+            "s0 / (n - 1) is the power" if args else "when nothing is given, s0 is 2 and mu0 is 0.9",
         )
         assert abs(found[1] - mu) < 1e-8, (
             f"{at}: mu = mu0^(s0 / (n - 1)) = {mu:.8f}, not {found[1]:.8f}: {hint}."
@@ -795,29 +1041,39 @@ def check_ct_steps(ct_steps=consistency.ct_steps, seed: int = 0) -> None:
 
 def check_ict_steps(ict_steps=consistency.ict_steps, seed: int = 0) -> None:
     """Doubling every eighth of the training, from 11 to 1281 points; s1 need not be s0 times a power of 2."""
-    runs = [(50_000 * i + j, 400_000, (), 10 * 2**i + 1) for i in range(8) for j in (0, 49_999)]
-    runs += [(400_000, 400_000, (), 1281), (3, 4, (), 81), (0, 1, (5, 5), 6), (1, 1, (5, 5), 6)]
-    runs += [
-        (step, 1000, (3, 20), n) for step, n in ((0, 4), (277, 4), (278, 7), (556, 13), (834, 21), (1000, 21))
+    runs = [
+        (step, 1000, (3, 20), n)
+        for step, n in ((0, 4), (1, 4), (277, 4), (278, 7), (556, 13), (834, 21), (1000, 21))
     ]
+    runs += [(0, 1, (5, 5), 6), (1, 1, (5, 5), 6), (3, 4, (), 81), (400_000, 400_000, (), 1281)]
+    runs += [(50_000 * i + j, 400_000, (), 10 * 2**i + 1) for i in range(8) for j in (0, 49_999)]
     for step, total, args, n in runs:
         s0, s1 = args or (10, 1280)
         at = f"Step {step} of {total}, s0 = {s0}, s1 = {s1}"
         found = accepts(lambda: ict_steps(step, total, *args), at)
-        stages = step / max(1, total // (math.log2(s1 // s0) + 1))
+        length = math.log2(s1 // s0) + 1
+        stage = step // max(1, math.floor(total / length))
+        grown = lambda stage, factor=2: min(s0 * factor**stage, s1) + 1
         default = step // max(1, total // 8)
         likely = {
             "these are the intervals, and there is one point more": n - 1,
-            "no more intervals than s1": s0 * 2 ** int(stages) + 1,
-            "2 to the floor of step / stage, not to the ceiling": min(s0 * 2 ** math.ceil(stages), s1) + 1,
+            "2 to the floor of step / stage, not to the ceiling": grown(1) if step == 1 else None,
+            "no more intervals than s1": max(found, s1 + 2),
+            "a stage is as long for log2(floor(s1 / s0)), not log2(s1 / s0)": grown(
+                step // max(1, math.floor(total / (math.log2(s1 / s0) + 1)))
+            ),
+            "a stage has a whole number of steps, rounded down": grown(int(step / (total / length))),
             "s0 and s1 are not used": min(10 * 2**default, 1280) + 1,
-            "the number doubles: a factor 2, not one s0 more": min(s0 * (int(stages) + 1), s1) + 1,
+            "the number doubles, and here it is tripled": grown(stage, 3),
+            "the number doubles: a factor 2, not one s0 more": min(s0 * (stage + 1), s1) + 1,
         }
+        likely = likely if args else {"when nothing is given, s0 is 10 and s1 is 1280": found}
         hint = next(
             (says for says, wrong in likely.items() if found == wrong),
             "a stage has floor(total / (log2(floor(s1 / s0)) + 1)) steps, at least 1",
         )
         assert found == n, f"{at}: {n} points, not {found}: {hint}."
+        assert isinstance(found, int), f"A number of points is an int, not {type(found).__name__}."
     refuse(lambda args: ict_steps(*args), PROGRESS)
 
 
@@ -852,7 +1108,9 @@ def check_ict_time_pmf(ict_time_pmf=consistency.ict_time_pmf, seed: int = 0) -> 
             "The mass of an interval, not the density where it ends.": density[1:] / density[1:].sum(),
         }
         hint = f"mean = {mean}, std = {std}: the difference of the lognormal's cdf at both ends, normalised."
-        explained(ict_time_pmf(grid, *args), right, hint, likely, 1e-9)
+        found = accepts(lambda: ict_time_pmf(grid, *args), "A rising grid")
+        finite(found, hint)
+        explained(found, right, hint, likely, 1e-9)
         likely = {
             "A falling grid has its probabilities in its own order: these are the rising one's.": right,
             "A falling grid has probabilities above 0 all the same.": -right.flip(0),
@@ -863,7 +1121,10 @@ def check_ict_time_pmf(ict_time_pmf=consistency.ict_time_pmf, seed: int = 0) -> 
         )
         close_in_float32(ict_time_pmf(grid.float(), *args), right, "The pmf")
     close(ict_time_pmf(eleven), table, "The table of the authors' code, for karras_sigmas(11).", 1e-6)
-    bad = spoilt("A level", exact(3.0, 2.0, 1.0), 0.0, -1.0, 2.0, 2.5) | {
+    bad = spoilt("A level", exact(3.0, 2.0, 1.0), -1.0, 1.0, 3.0, 3.5) | {
+        "[2, 1, 0], with level 0,": exact(2.0, 1.0, 0.0),
+        "[0, 1, 2], with level 0,": exact(0.0, 1.0, 2.0),
+        "[1, 2, 2, 4], two equal levels,": exact(1.0, 2.0, 2.0, 4.0),
         "[1, 3, 2, 4], out of order in the middle,": exact(1.0, 3.0, 2.0, 4.0),
         "[4, 2, 2, 1], two equal levels,": exact(4.0, 2.0, 2.0, 1.0),
         "One level, which has no interval,": exact(1.0),
@@ -881,8 +1142,9 @@ def check_draw_interval(draw_interval=consistency.draw_interval, seed: int = 0) 
         (six, exact(0.1, 0.25, 0.4, 0.2, 0.05)),
         (karras_sigmas(4), torch.tensor([0.0, 0.3, 0.7])),
         (exact(5.0, 1.0), None),
+        (exact(3.0, 1.0, 0.0), None),
     ):
-        t, s = draw_interval(sigmas, b, pmf, g)
+        t, s = accepts(lambda: draw_interval(sigmas, b, pmf, g), f"The grid {sigmas.tolist()}")
         n = len(sigmas) - 1
         assert t.shape == s.shape == (b,), "t and s, each (b,)."
         assert t.dtype == s.dtype == sigmas.dtype, "t and s have the dtype of the grid."
@@ -904,7 +1166,10 @@ def check_draw_interval(draw_interval=consistency.draw_interval, seed: int = 0) 
         )
         assert abs(again) < 6 / b**0.5, hint
     seeded(lambda g: draw_interval(six, 30, None, g)[0], seed)
-    bad = spoilt("A level", exact(3.0, 2.0, 1.0), 2.0, 2.5, -1.0) | {
+    two = exact(3.0, 2.0, 1.0)
+    apart(lambda g: 2 * draw_interval(two, 8, None, g)[0] - 5, seed)
+    bad = spoilt("A level", two, 1.0, 3.0, 3.5, -1.0) | {
+        "[2, 1, -1], with a negative level,": exact(2.0, 1.0, -1.0),
         "A rising grid": six.flip(0),
         "[5, 2, 2, 1], two equal neighbours,": exact(5.0, 2.0, 2.0, 1.0),
         "[5, 1, 2, 0.5], out of order in the middle,": exact(5.0, 1.0, 2.0, 0.5),
@@ -922,13 +1187,15 @@ def check_draw_interval(draw_interval=consistency.draw_interval, seed: int = 0) 
 
 def check_ict_c(ict_c=consistency.ict_c, seed: int = 0) -> None:
     """CIFAR-10 and ImageNet-64, points and videos, from the dimension of one sample."""
-    for shape in ((3, 32, 32), (3, 64, 64), (2,), (2, 1, 3, 5)):
-        b, d = 2 + seed % 3, math.prod(shape)
+    for b, shape in ((2 + seed % 3, (3, 32, 16)), (5, (3, 64, 64)), (3, (2,)), (1, (2, 1, 3, 5)), (1, (7,))):
+        d = math.prod(shape)
         found, right = ict_c(torch.zeros(b, *shape)), 0.00054 * math.sqrt(d)
         likely = {
             "the root of d is missing": 0.00054,
             "the root of d, not d": 0.00054 * d,
             "the batch does not count": 0.00054 * math.sqrt(b * d),
+            "all axes of a sample count, not the last alone": 0.00054 * math.sqrt(shape[-1]),
+            "the root of all numbers of a sample, not its side": 0.00054 * shape[-1],
             "the channels count, too": 0.00054 * math.sqrt(d / shape[0]),
         }
         hint = next(
@@ -966,7 +1233,7 @@ def check_trigflow(trigflow=consistency.trigflow, seed: int = 0) -> None:
         for own, true in zip(schedule(t.float()), right):
             close_in_float32(own, true.detach(), "Each of alpha and sigma", 1e-6)
             assert (own >= 0).all(), "In float32 cos(pi / 2) is -4e-8, and no alpha may be below 0."
-        refuse(schedule, spoilt("t", t[:3], -0.01, 1.58), ": times are from 0 to pi / 2")
+        refuse(schedule, spoilt("t", t[:3], -0.01, 1.572), ": times are from 0 to pi / 2")
     refuse(trigflow, {"data_std = 0": 0.0, "data_std = -1": -1.0})
 
 
@@ -974,7 +1241,8 @@ def check_scm_tangent(scm_tangent=consistency.scm_tangent, seed: int = 0) -> Non
     """cos t times the derivative of f along the trajectory, its two terms, and finite differences."""
     t = exact(0.0, 0.5, 0.9, 1.3, math.pi / 2)
     for i, (shape, args) in enumerate((((5, 5, 5, 5), (0.7, 0.3)), ((5, 3), ()), ((5, 1, 2, 3), (2.0, 0.0)))):
-        z, slope = numbers(2, *shape, seed=seed + i)
+        make = peaked if args else numbers  # finite differences want small numbers
+        z, slope = make(*shape, seed=seed + i), make(*shape, seed=seed + i + 50)
         sd, w = args or (0.5, 1.0)
         cos, sin = column(t, z).cos(), column(t, z).sin()
 
@@ -1004,6 +1272,7 @@ def check_scm_tangent(scm_tangent=consistency.scm_tangent, seed: int = 0) -> Non
         }
         hint = f"data_std = {sd}, warmup = {w}: -cos^2 t (data_std F - dz/dt) - warmup cos t sin t (...)"
         found = scm_tangent(recorded(net, []), z, t, slope, *args)
+        finite(found, f"data_std = {sd}, warmup = {w}")
         explained(
             found, first + w * second, f"{hint}, (...) = z + data_std dF/dt, F at z / data_std.", likely, 1e-9
         )
@@ -1022,10 +1291,10 @@ def check_scm_tangent(scm_tangent=consistency.scm_tangent, seed: int = 0) -> Non
     tangent = lambda net=net, t=t, slope=slope, **options: scm_tangent(net, z, t, slope, **options)
     refuse(
         lambda slope: tangent(slope=slope),
-        {"One slope for five z": slope[:1], "A slope (5, 1)": slope[:, :1]},
+        misshapen("A slope", slope),
     )
-    refuse(lambda t: tangent(t=t), spoilt("t", t, -0.01, 1.58) | {"One t for five z": t[:1]})
-    refuse(lambda net: tangent(net), narrow("A network"))
+    refuse(lambda t: tangent(t=t), spoilt("t", t, -0.01, 1.572) | {"One t for five z": t[:1]})
+    refuse(lambda net: tangent(net), answers("A network", z))
     bad = [dict(warmup=-0.01), dict(warmup=1.01), dict(data_std=0.0), dict(data_std=-1.0)]
     refuse(lambda options: tangent(**options), {f"{options}": options for options in bad})
 
@@ -1104,7 +1373,8 @@ def check_scm_loss(scm_loss=consistency.scm_loss, seed: int = 0) -> None:
         }
         hint = "The gradient is -2 <g, dF>: F moves along g, and the target F + g is a constant."
         explained(found, right, hint, likely, 1e-9)
-    one_mask(lambda f: scm_loss(f, x, eps, t), x, seed)
+    for given in (None, net):
+        one_mask(lambda f: scm_loss(f, x, eps, t, teacher=given), seed)
     wide = scm_loss(net, x.float().double(), eps.float().double(), t, teacher=net)
     close_in_float32(
         scm_loss(recorded(net, []), x.float(), eps.float(), t, teacher=recorded(net, [])),
@@ -1113,9 +1383,9 @@ def check_scm_loss(scm_loss=consistency.scm_loss, seed: int = 0) -> None:
         1e-4,
     )
     loss = lambda net=net, eps=eps, t=t, **options: scm_loss(net, x, eps, t, **options)
-    refuse(lambda eps: loss(eps=eps), {"One noise for six samples": eps[:1]})
-    refuse(lambda t: loss(t=t), spoilt("t", t, -0.01, 1.58) | {"One t for six samples": t[:1]})
-    refuse(lambda f: loss(f), narrow("A network"))
-    refuse(lambda f: loss(teacher=f), narrow("A teacher"))
+    refuse(lambda eps: loss(eps=eps), misshapen("eps", eps))
+    refuse(lambda t: loss(t=t), spoilt("t", t, -0.01, 1.572) | {"One t for six samples": t[:1]})
+    refuse(lambda f: loss(f), answers("A network", x))
+    refuse(lambda f: loss(teacher=f), answers("A teacher", x))
     bad = [dict(c=0.0), dict(c=-0.1), dict(warmup=1.1), dict(data_std=0.0)]
     refuse(lambda options: loss(**options), {f"{options}": options for options in bad})

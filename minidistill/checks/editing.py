@@ -1,5 +1,7 @@
 """Checks of zero-shot editing: what is known is kept exactly, what is not comes from the model."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,17 +13,16 @@ from minidistill.checks import (
     column,
     exact,
     explained,
-    one_bad,
     recorded,
     refuses,
 )
-from minidistill.checks.consistency import numbers, same_gradient, seeded
+from minidistill.checks.consistency import finite, misshapen, numbers, peaked, same_gradient, seeded, spoilt
 from minidistill.schedules import cosine, edm, rectified_flow
 
 
 def f(z: Tensor, t: Tensor) -> Tensor:
-    """A denoiser that is nobody's."""
-    return torch.tanh(z) + column(t, z).sin()
+    """A denoiser that is nobody's, with answers as large as z."""
+    return z / 3 + torch.tanh(z) + column(t, z).sin()
 
 
 def keep(x: Tensor) -> Tensor:
@@ -45,12 +46,12 @@ def check_edit(edit=editing.edit, seed: int = 0) -> None:
     for i, (shape, operator, inverse, times, schedule) in enumerate(
         (
             ((4, 4, 4, 4), shrink, grow, exact(80.0, 3.0, 0.5), edm),  # a large end, so that it shows
+            ((3, 5), keep, lambda y: y, 0.9 * falls, cosine),
             ((4, 2, 2, 6), shrink, grow, falls, rectified_flow),
-            ((3, 5), keep, lambda y: y, falls, cosine),
             ((2, 2, 1, 3, 4), keep, lambda y: y, exact(1.0, 0.0), rectified_flow),
         )
     ):
-        x, *noise = numbers(len(times), *shape, seed=seed + i)
+        x, noise = peaked(*shape, seed=seed + i), list(numbers(len(times) - 1, *shape, seed=seed + i + 50))
         y, (alpha, sigma) = operator(x), schedule(times)
         asked, given = [], list(noise)
         agree = lambda image: image + inverse(y - operator(image))
@@ -63,6 +64,7 @@ def check_edit(edit=editing.edit, seed: int = 0) -> None:
         likely = {
             "The start is the known part in noise, not noise alone.": sigma[0] * noise[0],
             "The start has the noise of times[0], not unit noise.": alpha[0] * guess + noise[0],
+            "The start is EDM's: take the schedule that is given.": guess + times[0] * noise[0],
             "alpha of times[0] is missing at the start.": guess + sigma[0] * noise[0],
         }
         explained(asked[0][0], start, hint, likely)
@@ -82,6 +84,7 @@ def check_edit(edit=editing.edit, seed: int = 0) -> None:
                 "What is known is replaced before the noise is added.": agree(share * raw + lift * eps),
                 "The mask is inverted: what is known comes from y.": share * inverted(raw) + lift * eps,
                 "Each step has its own noise: this is the first again.": share * jumped + lift * noise[0],
+                "f's answer is clipped: it may be any number.": share * agree(raw.clamp(-3, 3)) + lift * eps,
                 "The lift is sqrt(s^2 - t_min^2), not s: f ends at t_min.": share * jumped
                 + sigma[j + 1] * eps,
                 "On this schedule the signal is scaled by alpha_s as well.": jumped + lift * eps,
@@ -89,7 +92,12 @@ def check_edit(edit=editing.edit, seed: int = 0) -> None:
             hint = "After a jump: replace the known part, then lift with fresh noise."
             explained(asked[j + 1][0], z, hint, likely)
         hint = "What is known must be in the result, exactly: replace it after the last jump, too."
-        likely = {hint: raw, "The mask is inverted: what is known comes from y.": inverted(raw)}
+        likely = {
+            hint: raw,
+            "The mask is inverted: what is known comes from y.": inverted(raw),
+            "f's answer is clipped: it may be any number.": agree(raw.clamp(-3, 3)),
+        }
+        finite(found, f"times {times.tolist()}")
         explained(found, jumped, "The result is f's last answer, with the known part replaced.", likely)
 
     x, *noise = numbers(3, 4, 1, 4, 6, seed=seed)
@@ -110,18 +118,24 @@ def check_edit(edit=editing.edit, seed: int = 0) -> None:
     accepts(lambda: call(noise=tuple(noise)), "A tuple of noises")
 
     wrong = exact(1.0, 1.0, 1.0, 2.0)
+    grown = grow(shrink(x))
+    little = torch.zeros_like(grown)
+    little[1, 0, 2, 3] = 0.04  # in one number of y 0.01, and none on the average
+    little[2, 0, 0, 0] = -0.04
     for inverse, what in (
         (lambda y: 2 * grow(y), "An inverse whose image does not have the measurement"),
         (lambda y: grow(y) * column(wrong, y), "An inverse that is wrong in one sample"),
         (lambda y: grow(y.flip(0)), "An inverse that mixes up the samples"),
         (lambda y: grow(y).narrow(0, 0, 1), "An inverse with one image for all samples"),
+        (lambda y: grow(y) + little, "An inverse that misses two numbers of y by 0.01"),
     ):
         refuses(lambda: call(inverse=inverse), f"{what} must be refused.")
     for bad, what in (
+        ([], "An empty list of noises"),
         (noise[:1], "One noise for two steps"),
         ([*noise, noise[0]], "Three noises for two steps"),
-        ([noise[0], noise[1][:1]], "A noise that would be broadcast, at a later step,"),
-        ([noise[0][:1], noise[1]], "A noise that would be broadcast, at the start,"),
+        *(([noise[0], n], f"At a later step, {what}") for what, n in misshapen("a noise", noise[1]).items()),
+        *(([n, noise[1]], f"At the start, {what}") for what, n in misshapen("a noise", noise[0]).items()),
     ):
         refuses(lambda: call(noise=bad), f"{what} must be refused.")
     for bad in (exact(0.1, 0.3, 0.6), exact(0.6, 0.3, 0.3), exact(0.6, 0.7, 0.1)):
@@ -132,6 +146,9 @@ def check_slerp(slerp=editing.slerp, seed: int = 0) -> None:
     """By hand for noises of several shapes and lengths; ends; equal and opposite points."""
     for i, shape in enumerate(((4, 4, 4, 4), (4, 3), (4, 1, 2, 5), (4, 2, 3, 1, 2))):
         a, b = numbers(2, *shape, seed=seed + i)
+        for k, angle in ((1, 0.03), (2, math.pi - 0.05)) if i else ():  # nearly alike, and nearly opposite
+            across = b[k] - (a[k] * b[k]).sum() / a[k].square().sum() * a[k]
+            b[k] = math.cos(angle) * a[k] + math.sin(angle) * across * (a[k].norm() / across.norm())
         weight = (
             0.1 + 0.8 * torch.rand(4, generator=torch.Generator().manual_seed(seed + i)).double()
         ).requires_grad_()
@@ -146,6 +163,9 @@ def check_slerp(slerp=editing.slerp, seed: int = 0) -> None:
         likely = {
             "Weight 0 is a. Are the two shares swapped?": path(1 - w, each),
             "A great circle, no straight line: the shares are sines of angles.": (1 - w) * a + w * b,
+            "For a small angle, too, the shares are sines: no straight line there.": torch.where(
+                column(exact(0.0, 1.0, 0.0, 0.0), a) > 0, (1 - w) * a + w * b, right
+            ),
             "A straight line pushed out to the sphere is not at constant speed: sines of angles.": (
                 unit((1 - w) * a + w * b, each)
             ),
@@ -159,7 +179,8 @@ def check_slerp(slerp=editing.slerp, seed: int = 0) -> None:
             ),
         }
         hint = "(sin((1 - weight) angle) a + sin(weight angle) b) / sin(angle), angle between a and b."
-        found = slerp(a, b, weight)
+        found = accepts(lambda: slerp(a, b, weight), "An angle of pi - 0.05, like any other below pi,")
+        finite(found, f"samples of shape {shape}")
         explained(found, right, f"Samples of shape {shape}: {hint}", likely)
         same_gradient(found, right, [weight], "for weight")
         close(slerp(a, b, 0 * weight), a, "Weight 0 is a.")
@@ -169,23 +190,22 @@ def check_slerp(slerp=editing.slerp, seed: int = 0) -> None:
     one[:, 0, 0, 0, 0] = 3.0  # its angle to itself is 0 to the last bit
     for start, end in ((one, one), (a, torch.cat([a[:1], b[1:]])), (a, a * (1 + 1e-9))):
         hint = "From a noise to itself nothing changes, whatever the others do: sin(angle) is 0 there."
-        close(slerp(start, end, weight)[0], start[0], hint, 1e-7)
-    close_in_float32(
-        slerp(a.float(), b.float(), weight),
-        slerp(a.float().double(), b.float().double(), weight),
-        "The noise",
-    )
-    for other, w, what in (
-        (b[:1], weight, "One b for four a"),
-        (b[:, :1], weight, "Another shape of b"),
-        (
-            torch.cat([b[:3], -2 * a[3:]]),
-            weight,
-            "One pair of opposite noises, which no one great circle joins,",
-        ),
-        (b, weight[:1], "One weight for four noises"),
-        *zip(
-            [b] * 3, one_bad(weight, -0.01, 1.01), ("A weight below 0", "A weight above 1", "nan as a weight")
-        ),
-    ):
-        refuses(lambda: slerp(a, other, w), f"{what} must be refused.")
+        found = slerp(start, end, weight)
+        finite(found, "a and b are equal in one sample")
+        close(found[0], start[0], hint, 1e-7)
+        close(
+            found[3], slerp(start[3:], end[3:], weight[3:])[0], "Each sample by itself, whatever others do."
+        )
+    near, far = numbers(2, 4, 3, 4, 5, seed=seed).float()
+    wide = slerp(near.double(), far.double(), weight)
+    close_in_float32(slerp(near, far, weight), wide, "The noise")
+    opposite = torch.cat([b[:2], -2 * a[2:3], b[3:]])
+    for bad in ((a, opposite), (a.flip(0), opposite.flip(0))):
+        hint = "One pair of opposite noises, which no one great circle joins, must be refused."
+        refuses(lambda: slerp(*bad, weight), hint)
+    for what, other in misshapen("b", b).items():
+        refuses(lambda: slerp(a, other, weight), f"{what} must be refused.")
+    for what, other in misshapen("a", a).items():
+        refuses(lambda: slerp(other, b, weight), f"{what} must be refused.")
+    for what, w in (misshapen("weight", weight) | spoilt("weight", weight, -0.01, 1.01)).items():
+        refuses(lambda: slerp(a, b, w), f"{what} must be refused.")
