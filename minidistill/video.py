@@ -84,9 +84,10 @@ def history(past: Video, stage: Whole, n_stages: Whole) -> list[Clip]:
 def corrupt(clips: Sequence[Clip], sigma: Time, generator: Generator = None) -> list[Clip]:
     """(1 - sigma) clip + sigma noise: one sigma for all frames of a sample, noise for each pixel.
 
-    The noise is randn_like(clip, generator), drawn for one clip after the other, in their order. For training
-    only, with sigma, (b,), uniform from 0 to 1/3 in the released code. The network is not told sigma. Raises
-    ValueError unless there is one in [0, 1) for each sample.
+    The noise is randn_like(clip, generator), drawn for one clip after the other, in their order, also where
+    sigma is 0. The clips stay as they are. For training only, with sigma, (b,), uniform from 0 to 1/3 in the
+    released code. The network is not told sigma. Raises ValueError unless each clip has as many samples as
+    sigma numbers, all in [0, 1).
     """
     for clip in clips:
         need.each("sigma", sigma, clip, least=0, below=1, why=": how much of its past is noise")
@@ -97,7 +98,8 @@ def corrupt(clips: Sequence[Clip], sigma: Time, generator: Generator = None) -> 
 def count_tokens(layout: Sequence[tuple[Whole, Whole]], n_stages: Whole, full: Whole) -> int:
     """The tokens of a layout: `full` in a frame at full size, a quarter at each level below.
 
-    Raises ValueError when `full` cannot be quartered so often, and for a level that does not exist.
+    Raises ValueError unless `full` is above 0 and can be quartered so often, and for a level that does not
+    exist or a count below 1.
     """
     quarters = 4 ** (need.whole("n_stages", n_stages) - 1)
     if need.whole("full", full) % quarters:
@@ -107,7 +109,7 @@ def count_tokens(layout: Sequence[tuple[Whole, Whole]], n_stages: Whole, full: W
 
 
 def forward_flops(tokens: Whole, dim: Whole, depth: Whole = 1) -> int:
-    """Floating-point operations of the blocks: 24 n d^2 in the linear layers, 4 n^2 d to attend."""
+    """Floating-point operations of the blocks, exactly: 24 n d^2 in the linear layers, 4 n^2 d to attend."""
     tokens, dim, depth = need.whole("tokens", tokens), need.whole("dim", dim), need.whole("depth", depth)
     return depth * (24 * tokens * dim**2 + 4 * tokens**2 * dim)
 
@@ -149,8 +151,11 @@ def video_loss(
     frames: how many of each video's frames are used, such as [8] * b. The last of them is predicted; 1 makes
     an image of it, and then this is pyramid_loss. noise, (b, c, h, w), and the local times u are that
     frame's; sigma, (b,), corrupts the past, with noise from the generator. Samples of one stage and one
-    length share a forward pass. With packed=True all share one, to the same result, where attention costs the
-    square of all tokens together. Raises ValueError for what does not fit together.
+    length may share a forward pass. With packed=True all share one, to the same result, where attention costs
+    the square of all tokens together. What is given, and what the network answers, stays as it is. Raises
+    ValueError unless the videos have five axes, and each has noise for one frame, a length it can have, u in
+    (0, 1], sigma in [0, 1), also for images, and conditioning; unless the shares, at least 1 each, one for
+    each stage, divide the batch; and for an answer of another shape than z.
     """
     need.samples(x=x)
     frames = frames.tolist() if hasattr(frames, "tolist") else frames

@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from einops import rearrange
@@ -118,6 +119,13 @@ def flops_with(layout=history_layout, first=0, stage=lambda i, k: i, last_only=F
     return wrong
 
 
+def like_z(answer, z):
+    """The answer of a network, which must have z's shape."""
+    if answer.shape != z.shape:
+        raise ValueError("an answer of another shape")
+    return answer
+
+
 def loss_with(
     predicted=lambda f: f - 1, before=lambda f: f - 1, blur=corrupt, past=history, always=None, ordered=True,
     image=lambda end, sigma, generator: end, reduce=torch.mean,
@@ -128,7 +136,7 @@ def loss_with(
         right = lambda z, t, history, **_: 0 * z
         video_loss(right, x, noise, u, frames, stages, sigma, torch.Generator(), shares, **more)  # refusals
         if packed:
-            return video_loss(velocity, x, noise, u, frames, stages, shares=shares, packed=True, **more)
+            return video_loss(velocity, x, noise, u, frames, stages, sigma, generator, shares, True, **more)
         frames = [int(f) for f in frames]
         losses, order = [], []
         for i, part in enumerate(split(len(x), shares, len(stages))):
@@ -145,7 +153,7 @@ def loss_with(
                     z = image(z, s[index], generator)
                 given = {name: value[index] for name, value in more.items()}
                 z, t = z.to(x.dtype), network_time(u[index], stages[i]).to(x.dtype)
-                answer = velocity(z, t, history=clips, **given)
+                answer = like_z(velocity(z, t, history=clips, **given), z)
                 losses.append(reduce((answer - (start - end)).square(), (1, 2, 3)))
                 order += index
         losses = torch.cat(losses)
@@ -158,7 +166,9 @@ def corrupted_first(velocity, x, noise, u, frames, stages, sigma=None, generator
     """Every frame is corrupted at full size, and the noise of the small ones is averaged away."""
     right = lambda z, t, history, **_: 0 * z
     if sigma is not None:
-        video_loss(right, x, noise, u, frames, stages, sigma, torch.Generator(), *rest, **more)
+        video_loss(
+            right, x, noise, u, frames, stages, sigma, torch.Generator(), *rest, **more | {"packed": False}
+        )
         mixed = torch.cat([corrupt([one[None]], s[None], generator)[0] if f > 1 else one[None]
                            for one, s, f in zip(x, sigma, frames)])  # fmt: skip
         for j, f in enumerate(frames):
@@ -378,6 +388,37 @@ def popped(*args, **kwargs):
     return made
 
 
+def fit(a, shape, axis):
+    """a, repeated or cut along one axis."""
+    fits = isinstance(a, torch.Tensor) and a.ndim == len(shape)
+    return a.index_select(axis, torch.arange(shape[axis]) % a.shape[axis]) if fits else a
+
+
+def given_as(change):
+    """rollout, with change(given, noise) for given."""
+    return lambda v, noise, st, n, given=None, *a, **k: rollout(
+        v, noise, st, n, given if given is None else change(given, noise), *a, **k
+    )
+
+
+def none_given(w, a):
+    """Guidance: 1 for what cannot be guided."""
+    return (1, 1) if a["unconditional"] is None else w
+
+
+def forgetful(*args, **kwargs):
+    """Takes the steps out of the caller's list."""
+    made = rollout(*args, **kwargs)
+    if isinstance(args[3], list):
+        args[3].clear()
+    return made
+
+
+def over_again(velocity):
+    """A guided velocity may be written as a sum that asks again."""
+    return lambda z, t, history: velocity(z, t, history=history) + 0 * velocity(z, t, history=history)
+
+
 nan_is_fine = lambda value: value.nan_to_num(0.5) if value is not None else None
 at_most = lambda top: lambda value: value.clamp(max=top) if value is not None else None
 at_least = lambda low: lambda value: torch.where(value < low, low, value) if value is not None else None
@@ -422,14 +463,23 @@ MISTAKES = {
     "layout: (level, count) [shape]": (LAYOUT, lambda *a: [(i, n) for n, i in history_layout(*a)], "not .level, count."),
     "layout: can be read once [shape]": (LAYOUT, lambda *a: (pair for pair in history_layout(*a)), "a list of pairs"),
     "layout: levels alone [shape]": (LAYOUT, lambda *a: [i for n, i in history_layout(*a) for _ in range(n)], "a list of pairs"),
-    "a stage that does not exist [refusal]": (LAYOUT, lambda f, i, k: history_layout(max(f, 1), min(max(i, 0), k - 1), k), "0 frames at stage 0 of 2 must be refused"),
+    "a stage that does not exist [refusal]": (LAYOUT, lambda f, i, k: history_layout(max(f, 1), min(max(i, 0), k - 1), k), "3 frames at stage 2 of 2 must be refused"),
     "layout: a stage too large [refusal]": (LAYOUT, changed(history_layout, n_stages=lambda k: k + 5), "3 frames at stage 2 of 2 must be refused"),
     "layout: a stage below 0 [refusal]": (LAYOUT, changed(history_layout, stage=lambda i: max(i, 0)), "3 frames at stage -1 of 2 must be refused"),
     "layout: no frames, no past [refusal]": (LAYOUT, lambda f, i, k: [(1, i)] if f == 0 else history_layout(f, i, k), "0 frames at stage 0 of 2 must be refused"),
-    "layout: fewer than no frames [refusal]": (LAYOUT, lambda f, i, k: [] if f < 0 else history_layout(f, i, k), "-1 frames at stage 1 of 2 must be refused"),
+    "layout: fewer than no frames [refusal]": (LAYOUT, lambda f, i, k: [] if f < 0 else history_layout(f, i, k), "-1 frames at stage 0 of 2 must be refused"),
     "layout: any stage of an image [refusal]": (LAYOUT, lambda f, i, k: [(1, i)] if f == 1 else history_layout(f, i, k), "1 frames at stage 2 of 2 must be refused"),
     "layout: refused by IndexError [refusal]": (LAYOUT, lambda f, i, k: history_layout(f, [*range(k)][i], k), "With ValueError, not IndexError"),
     "layout: one stage is none [refusal]": (LAYOUT, lambda f, i, k: history_layout(f, i, k if k > 1 else 0), "is valid and must not be refused"),
+    "layout: a stage far too large [refusal]": (LAYOUT, lambda f, i, k: history_layout(f, min(i, k - 1) if i != k else i, k), "stage 3 of 2 must be refused"),
+    "layout: a stage far below 0 [refusal]": (LAYOUT, lambda f, i, k: history_layout(f, max(i, 0) if i != -1 else i, k), "stage -2 of 2 must be refused"),
+    "layout: no stages [refusal]": (LAYOUT, changed(history_layout, n_stages=lambda k: max(k, 1)), "stage 0 of 0 must be refused"),
+    "layout: counts that are no whole numbers [precision]": (LAYOUT, then(history_layout, lambda groups: [(float(n), i) for n, i in groups]), "whole numbers"),
+    "layout: nothing for an image [end]": (LAYOUT, lambda f, i, k: history_layout(f, i, k) if f > 1 else history_layout(f, i, k)[:-1], "The frame that is made is missing"),
+    "layout: the past from full size on [formula]": (LAYOUT, lambda f, i, k: (history_layout(f, i, k), [*history_layout(f, k - 1, k)[:-1], (1, i)])[1], "The newest of the past has the stage's level, not"),
+    "layout: always the last stage [argument]": (LAYOUT, lambda f, i, k: (history_layout(f, i, k), history_layout(f, k - 1, k))[1], "stage's level, not that of full size"),
+    "layout: the frame that is made at full size [formula]": (LAYOUT, lambda f, i, k: [*history_layout(f, i, k)[:-1], (1, k - 1)], "The frame that is made has the stage's level"),
+    "layout: the oldest is dropped from long ones [end]": (LAYOUT, lambda f, i, k: history_layout(f - (f > k + 1), i, k), "The oldest frame is left out"),
     # the clips
     "M30: newest first, in the clips [formula]": (HISTORY, history_with(order=lambda x: x.flip(1)), "turned round"),
     "M31: all at the stage's resolution, in the clips [formula]": (
@@ -440,7 +490,7 @@ MISTAKES = {
     "clips with the noise's factor [formula]": (HISTORY, history_with(shrink=lambda x, n: at_level(x, n, 2.0)), "Twice the mean is for noise"),
     "levels counted from the finest [formula]": (HISTORY, history_with(level=lambda i, k: i), "0 is the smallest size"),
     "clips: bilinear in one go [formula]": (
-        HISTORY, history_with(shrink=lambda x, n: torch.nn.functional.interpolate(x, scale_factor=2.0**-n, mode="bilinear")), "Each halving is by 2x2 means"
+        HISTORY, history_with(shrink=lambda x, n: torch.nn.functional.interpolate(x, scale_factor=2.0**-n, mode="bilinear")), "The older frames are wrong: by 2x2 means"
     ),
     "clips that can be read once [shape]": (HISTORY, lambda past, i, k: (c.flip(1) + 1 for c in history(past, i, k)), "A list of clips"),
     "clips: frames without their axis [shape]": (HISTORY, lambda *a: [c.flatten(0, 1) for c in history(*a)], "Clips of"),
@@ -462,6 +512,20 @@ MISTAKES = {
     "clips: stages from the end [refusal]": (HISTORY, lambda past, i, k: history(past, i % k, k), "Stage (3 of 3|-1)"),
     "clips: no past refused [end]": (HISTORY, lambda past, i, k: history(past if past.shape[1] else past[0], i, k), "is valid and must not be refused"),
     "clips: always float32 [precision]": (HISTORY, changed(history, past=lambda x: x.float()), "dtype of the past|digits"),
+    "clips: clamped [trajectory]": (HISTORY, then(history, lambda clips: [c.clamp(-5, 5) for c in clips]), "Nothing is clamped"),
+    "clips: clamped below [trajectory]": (HISTORY, then(history, lambda clips: [c.clamp(min=-10) for c in clips]), "Nothing is clamped"),
+    "clips: of other frames [formula]": (HISTORY, history_with(order=lambda x: x.roll(1, 1)), "Even the newest frame"),
+    "clips: older ones brighter [formula]": (HISTORY, lambda past, i, k: (lambda clips: [*(1.1 * c for c in clips[:-1]), *clips[-1:]])(history(past, i, k)), "The older frames are wrong"),
+    "clips: videos and frames exchanged [shape]": (
+        HISTORY, then(history, lambda clips: [c.reshape(c.shape[1], c.shape[0], *c.shape[2:]).transpose(0, 1) for c in clips]), "videos and frames have changed places"
+    ),
+    "clips: frames exchanged with videos [shape]": (HISTORY, then(history, lambda clips: [c.transpose(0, 1).reshape(c.shape) for c in clips]), "videos and frames have changed places"),
+    "clips: the first video's for all [shape]": (HISTORY, history_with(order=lambda x: x[:1].expand_as(x)), "a past of its own, not that of the first"),
+    "clips: another video's [shape]": (HISTORY, history_with(order=lambda x: x.flip(0)), "in their order"),
+    "clips: any stage without a past [refusal]": (HISTORY, lambda past, i, k: history(past, i, k) if past.shape[1] else [], "with 0 frames, must be refused"),
+    "clips: a stage far too large [refusal]": (HISTORY, lambda past, i, k: history(past, min(i, k - 1) if i != k else i, k), "Stage 4 of 3"),
+    "clips: the last stage for larger ones [refusal]": (HISTORY, lambda past, i, k: history(past, i if i < k or past.shape[1] > 1 else k - 1, k), "with 1 frames, must be refused"),
+    "clips: nan [formula]": (HISTORY, then(history, lambda clips: [c * torch.nan for c in clips]), "nan or inf"),
     # corruption
     "the clip keeps its size [formula]": (CORRUPT, corrupt_with(keep=lambda s: torch.ones_like(s)), "scaled by 1 - sigma, not by 1"),
     "variance preserving [formula]": (CORRUPT, corrupt_with(keep=lambda s: (1 - s**2).sqrt()), "scaled by 1 - sigma, no root"),
@@ -486,7 +550,7 @@ MISTAKES = {
     ),
     "corrupt: from the newest to the oldest [random]": (CORRUPT, lambda clips, s, g=None: corrupt(clips[::-1], s, g)[::-1], "from the newest clip to the oldest"),
     "corrupt: seeded anew for each clip [random]": (CORRUPT, drawn_with(lambda clips, g: [randn_like(c, anew(g)) for c in clips]), "noise of its own: is the generator seeded anew"),
-    "corrupt: seeded anew in each call [random]": (CORRUPT, changed(corrupt, generator=anew), "The generator is left where"),
+    "corrupt: seeded anew in each call [random]": (CORRUPT, changed(corrupt, generator=anew), "nothing is seeded anew"),
     "corrupt: always the same noise without a generator [random]": (
         CORRUPT, changed(corrupt, generator=lambda g: g or torch.Generator().manual_seed(0)), "torch's own"
     ),
@@ -527,6 +591,17 @@ MISTAKES = {
     "corrupt: only the first clip is looked at [refusal]": (
         CORRUPT, lambda clips, s, g=None: corrupt([c.expand(4, *c.shape[1:]) if c.shape[:1] == (1,) else c for c in clips], s, g), "A clip of 1 sample"
     ),
+    "corrupt: clamped [trajectory]": (CORRUPT, then(corrupt, lambda clips: [c.clamp(-5, 5) for c in clips]), "Nothing is clamped"),
+    "corrupt: clamped above [trajectory]": (CORRUPT, then(corrupt, lambda clips: [c.clamp(max=100) for c in clips]), "Nothing is clamped"),
+    "corrupt: nothing drawn for sigma 0 [random]": (CORRUPT, lambda clips, s, g=None: [*clips] if len(clips) and s.shape == (4,) and (s == 0).all() else corrupt(clips, s, g), "drawn for every clip, also where"),
+    "corrupt: one clip is left alone [end]": (CORRUPT, lambda clips, s, g=None: corrupt(clips, s, g) if len(clips) != 1 or s.shape != clips[0].shape[:1] else [1 * c for c in clips], "A single clip is the newest"),
+    "corrupt: seed 0 [random]": (CORRUPT, changed(corrupt, generator=lambda g: g and torch.Generator().manual_seed(0)), "nothing is seeded anew"),
+    "corrupt: seed 0 for each clip [random]": (CORRUPT, drawn_with(lambda clips, g: [randn_like(c, torch.Generator().manual_seed(0)) for c in clips]), "noise of its own: is the generator seeded anew"),
+    "corrupt: the generator is set back [random]": (CORRUPT, lambda clips, s, g=None: corrupt(clips, s, g.manual_seed(g.initial_seed()) if g else None), "nothing is seeded anew"),
+    "corrupt: a sigma too many [refusal]": (CORRUPT, changed(corrupt, sigma=lambda s: s[:4] if len(s.shape) == 1 else s), r"shape \(5,\) for 4 samples"),
+    "corrupt: sigma with an axis before [refusal]": (CORRUPT, changed(corrupt, sigma=lambda s: s[0] if s.ndim and len(s) == 1 and s.ndim == 2 else s), r"shape \(1, 4\) for 4 samples"),
+    "corrupt: a clip of fewer samples [refusal]": (CORRUPT, lambda clips, s, g=None: corrupt([fit(c, (4, *c.shape[1:]), 0) if s.shape == (4,) and len(c) > 1 else c for c in clips], s, g), "A clip of (2|3) samples"),
+    "corrupt: nan [formula]": (CORRUPT, corrupt_with(scale=lambda s: s * torch.nan), "nan or inf"),
     # the mask
     "M34: causal by token [formula]": (MASK, lambda ids: torch.ones(len(ids), len(ids), dtype=torch.bool).tril(), "Causal by frame, not by token"),
     "M35: a frame blind to itself [formula]": (MASK, lambda ids: ids[:, None] > ids[None, :], "a token looks at itself too"),
@@ -551,6 +626,16 @@ MISTAKES = {
     "mask: by frame [shape]": (MASK, lambda ids: block_causal_mask(ids.unique()), "A mask of 6 tokens is"),
     "mask: the numbers changed in place [argument]": (MASK, lambda ids: (block_causal_mask(ids), ids.sub_(1))[0], "frame_ids stays"),
     "mask: one token refused [end]": (MASK, lambda ids: block_causal_mask(ids if len(ids) > 1 else ids.float()), "is valid and must not be refused"),
+    "mask: ten frames back [formula]": (MASK, lambda ids: block_causal_mask(ids) & (ids[:, None] - ids <= 10), "Yes: all older frames are seen"),
+    "mask: a hundred frames back [formula]": (MASK, lambda ids: block_causal_mask(ids) & (ids[:, None] - ids <= 100), "Yes: all older frames are seen.*large or negative"),
+    "mask: in int8 [precision]": (MASK, lambda ids: block_causal_mask(ids.to(torch.int8)), "compared, as whole numbers"),
+    "mask: in uint8 [precision]": (MASK, lambda ids: block_causal_mask(ids.to(torch.uint8).long()), "compared, as whole numbers"),
+    "mask: in half precision [precision]": (MASK, lambda ids: ids.half()[:, None] >= ids.half(), "compared, as whole numbers"),
+    "mask: in float32 [precision]": (MASK, lambda ids: ids.float()[:, None] >= ids.float(), "compared, as whole numbers"),
+    "mask: in float64 [precision]": (MASK, lambda ids: ids.double()[:, None] >= ids.double(), "compared, as whole numbers"),
+    "mask: in int32 [precision]": (MASK, lambda ids: block_causal_mask(ids.int()), "compared, as whole numbers"),
+    "mask: no negative numbers [formula]": (MASK, lambda ids: block_causal_mask(ids.clamp(min=0)), "compared, as whole numbers"),
+    "mask: eight tokens [shape]": (MASK, lambda ids: block_causal_mask(ids) & ((torch.arange(len(ids)) < 8)[:, None] & (torch.arange(len(ids)) < 8)), "Yes"),
     # positions
     "M37: the first of each [formula]": (GRID, lambda n, n_ref: CELLS(n) * n_ref / n, "the first cell of the grid"),
     "M38: its own numbers [formula]": (GRID, lambda n, n_ref: CELLS(n).float(), "the cells' own numbers"),
@@ -559,7 +644,7 @@ MISTAKES = {
     "grid: the last of each [formula]": (GRID, lambda n, n_ref: (CELLS(n) + 1) * n_ref / n - 1, "the last cell of the grid"),
     "grid: left edges [formula]": (GRID, lambda n, n_ref: CELLS(n) * n_ref / n - 0.5, "the edges where the cells begin"),
     "grid: right edges [formula]": (GRID, lambda n, n_ref: (CELLS(n) + 1) * n_ref / n - 0.5, "the edges where the cells end"),
-    "grid: from edge to edge [formula]": (GRID, lambda n, n_ref: torch.linspace(-0.5, n_ref - 0.5, n), "from edge to edge|the edges"),
+    "grid: from edge to edge [formula]": (GRID, lambda n, n_ref: torch.linspace(-0.5, n_ref - 0.5, n), "From edge to edge|the edges"),
     "grid: half added twice [formula]": (GRID, lambda n, n_ref: (CELLS(n) + 0.5) * n_ref / n + 0.5, "Half is added where it is taken away"),
     "grid: half a cell of the wrong grid [formula]": (GRID, lambda n, n_ref: CELLS(n) * n_ref / n + 0.5, "Half a cell is n_ref / n / 2"),
     "grid: shares of the extent [formula]": (GRID, lambda n, n_ref: (CELLS(n) + 0.5) / n, "not as shares"),
@@ -570,12 +655,19 @@ MISTAKES = {
     "grid: rounded [precision]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).round(), "Rounded"),
     "grid: whole numbers [precision]": (GRID, lambda n, n_ref: (CELLS(n) * 2 + 1) * n_ref // (2 * n), "a float tensor"),
     "grid: clamped [end]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).clamp(0, n_ref - 1), "Clamped"),
-    "grid: a larger grid refused [end]": (GRID, lambda n, n_ref: grid_positions(n if n <= n_ref else 0, n_ref), "8 cells on a grid of 4 is valid"),
+    "grid: a larger grid refused [end]": (GRID, lambda n, n_ref: grid_positions(n if n <= n_ref else 0, n_ref), "7 cells on a grid of 3 is valid"),
     "grid: only where n divides n_ref [refusal]": (GRID, lambda n, n_ref: grid_positions(n if n_ref % n == 0 else 0, n_ref), "5 cells on a grid of 12 is valid"),
     "grid: a list [shape]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).tolist(), "Expected a tensor"),
     "grid: of the large grid [shape]": (GRID, lambda n, n_ref: grid_positions(n_ref, n), "one number for each"),
     "grid: with an axis [shape]": (GRID, lambda n, n_ref: grid_positions(n, n_ref)[:, None], "one number for each"),
     "grid: n_ref is 8 [argument]": (GRID, lambda n, n_ref: grid_positions(n, 8), "5 cells on a grid of 12"),
+    "grid: rounded to 2 digits [precision]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).round(decimals=2), "is it rounded"),
+    "grid: rounded to 4 digits [precision]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).round(decimals=4), "rounded"),
+    "grid: rounded to 5 digits [precision]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).round(decimals=5), "Right to five digits"),
+    "grid: half precision [precision]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).half(), "half precision"),
+    "grid: bfloat16 [precision]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).bfloat16(), "half precision"),
+    "grid: clamped below [end]": (GRID, lambda n, n_ref: grid_positions(n, n_ref).clamp(min=0), "Clamped"),
+    "grid: nothing on one cell [end]": (GRID, lambda n, n_ref: grid_positions(n, n_ref) if n_ref > 1 else torch.zeros(n), "End to end"),
     # tokens
     "a side's half per level [formula]": (TOKENS, lambda layout, k, full: (count_tokens(layout, k, full), sum(n * full // 2 ** (k - 1 - i) for n, i in layout))[1], "a quarter of the tokens, not half"),
     "levels of the tokens from the finest [formula]": (
@@ -602,10 +694,15 @@ MISTAKES = {
         TOKENS, lambda layout, k, full: (count_tokens(layout[:1], k, full), sum(n * full * 4**i // 4 ** (k - 1) for n, i in layout if i >= 0))[1], "A group"
     ),
     "tokens: one stage refused [end]": (TOKENS, changed(count_tokens, n_stages=lambda k: k if k > 1 else 0), "is valid and must not be refused"),
+    "tokens: the caller's layout emptied [argument]": (TOKENS, lambda layout, k, full: sum(count_tokens([layout.pop()], k, full) for _ in range(len(layout))), "The layout stays"),
+    "tokens: a single group is the image [end]": (TOKENS, lambda layout, k, full: count_tokens(layout if len(layout) > 1 else [(n, k - 1) if 0 <= i < k else (n, i) for n, i in layout], k, full), "not all have full size"),
+    "tokens: in a list [shape]": (TOKENS, then(count_tokens, lambda n: [n]), "a whole number, not a list"),
+    "tokens: a tensor of floats [precision]": (TOKENS, then(count_tokens, lambda n: torch.tensor(float(n))), "a whole number, an int"),
+    "tokens: one group is not looked at [refusal]": (TOKENS, lambda layout, k, full: count_tokens(layout if len(layout) > 1 or full != 64 else [(1, 0)], k, full), "must be refused|Layout"),
     # operations
     "multiply-adds for operations [formula]": (FLOPS, blocks_with(12, 2), "A multiply-add is two operations"),
     "no attention [formula]": (FLOPS, blocks_with(24, 0), "Attention is missing"),
-    "the MLP's matrices only [formula]": (FLOPS, blocks_with(16, 4), "q, k, v and output are missing"),
+    "the MLP's matrices only [formula]": (FLOPS, blocks_with(16, 4), "q, k, v and output together, or"),
     "flops: no MLP [formula]": (FLOPS, blocks_with(8, 4), "The MLP is missing"),
     "flops: the scores only [formula]": (FLOPS, blocks_with(24, 2), "Attention is two products"),
     "flops: without the output [formula]": (FLOPS, blocks_with(22, 4), "One matrix of four is missing"),
@@ -628,17 +725,17 @@ MISTAKES = {
     "bill: no attention [formula]": (BILL, bill_with(blocks_with(24, 0)), "Attention is missing"),
     "bill: the scores only [formula]": (BILL, bill_with(blocks_with(24, 2)), "Attention is two products"),
     "bill: no MLP [formula]": (BILL, bill_with(blocks_with(8, 4)), "The MLP is missing"),
-    "bill: the MLP only [formula]": (BILL, bill_with(blocks_with(16, 4)), "q, k, v and the output are missing"),
-    "bill: three matrices of four [formula]": (BILL, bill_with(blocks_with(22, 4)), "Four matrices"),
+    "bill: the MLP only [formula]": (BILL, bill_with(blocks_with(16, 4)), "q, k, v and output together, or"),
+    "bill: three matrices of four [formula]": (BILL, bill_with(blocks_with(22, 4)), "One matrix of four is missing"),
     "bill: the last frame is not made [end]": (BILL, bill_with(frames=lambda n, given: range(given + 1, n)), "The last frame is made|Nothing|last frame"),
-    "bill: the first frame is an image, for nothing [end]": (BILL, bill_with(frames=lambda n, given: range(max(given, 1) + 1, n + 1)), "The first frame is made, too"),
+    "bill: the first frame is an image, for nothing [end]": (BILL, bill_with(frames=lambda n, given: range(max(given, 1) + 1, n + 1)), "The first frame, in passes that hold it alone, is made, too"),
     "bill: a frame too many [end]": (BILL, bill_with(frames=lambda n, given: range(given + 1, n + 2)), "A frame too many"),
     "bill: a past too long [end]": (BILL, bill_with(frames=lambda n, given: range(given + 2, n + 2)), "A past too long"),
     "bill: steps not used [argument]": (BILL, bill_with(of=lambda n, steps: 1), "steps are not used"),
     "bill: all steps at every stage [argument]": (BILL, bill_with(of=lambda n, steps: sum(steps)), "the steps of stage i"),
     "bill: stages in the wrong order [argument]": (BILL, changed(video_flops, steps=lambda steps: steps[::-1]), "5 frames, steps|Stage 0 is the coarsest"),
     "bill: depth ignored [argument]": (BILL, changed(video_flops, depth=lambda depth: 1), "`depth` is not used"),
-    "bill: depth of the matrices alone [argument]": (BILL, bill_with(lambda n, d, depth: depth * 24 * n * d**2 + 4 * n**2 * d), "of the matrices and of attention"),
+    "bill: depth of the matrices alone [argument]": (BILL, bill_with(lambda n, d, depth: depth * 24 * n * d**2 + 4 * n**2 * d), "Each block has attention"),
     "given frames are made [argument]": (BILL, changed(video_flops, given=lambda given: 0), "Given frames are not made"),
     "given frames are not seen [argument]": (
         BILL, lambda f, steps, full, d, depth=1, given=0: video_flops(f - given, steps, full, d, depth) if 0 <= given < f else video_flops(f, steps, full, d, depth, given), "Given frames are looked at"
@@ -646,12 +743,42 @@ MISTAKES = {
     "bill: the first after the given is not made [end]": (BILL, bill_with(frames=lambda n, given: range(given + 1 + (given > 0), n + 1)), "The frame after the given ones is made"),
     "bill: the last given frame is made [end]": (BILL, bill_with(frames=lambda n, given: range(given + (given == 0), n + 1)), "One given frame too few|Given frames are not made"),
     "bill: all given is refused [end]": (BILL, changed(video_flops, given=lambda given: given if given < 5 else -1), "is valid and must not be refused"),
-    "bill: a step at least [end]": (BILL, changed(video_flops, steps=lambda steps: [max(n, 1) for n in steps]), "a stage of 0 steps has no pass"),
+    "bill: a step at least [end]": (BILL, changed(video_flops, steps=lambda steps: [max(n, 1) for n in steps]), "A stage of 0 steps has no pass"),
     "bill: more given than frames [refusal]": (BILL, seeing(video_flops, given=lambda n, a: min(n, max(a["frames"], 0))), "3 frames, 4 of them given"),
     "bill: more given than frames, for nothing [refusal]": (BILL, lambda f, *a, given=0: 0 if given > f > 0 else video_flops(f, *a, given=given), "3 frames, 4 of them given"),
     "bill: fewer given than none [refusal]": (BILL, changed(video_flops, given=lambda given: max(given, 0)), "3 frames, -1 of them given"),
     "bill: no frames, no cost [refusal]": (BILL, lambda f, *a, **more: video_flops(f, *a, **more) if f else 0, "0 frames, 0 of them given"),
     "bill: fewer frames than none [refusal]": (BILL, changed(video_flops, frames=lambda f: abs(f)), "-1 frames, 0 of them given"),
+    "flops: a float32 [precision]": (FLOPS, lambda n, d, depth=1: int(np.float32(forward_flops(n, d, depth))), "whole numbers are exact"),
+    "flops: numpy's float64 [precision]": (FLOPS, then(forward_flops, np.float64), "a whole number, an int"),
+    "flops: no matrices [formula]": (FLOPS, blocks_with(0, 4), "The matrices are missing"),
+    "flops: half of the pairs [formula]": (FLOPS, lambda n, d, depth=1: depth * (24 * n * d**2 + 2 * n * (n + 1) * d), "not half of them"),
+    "flops: a token attends once [formula]": (FLOPS, lambda n, d, depth=1: depth * (24 * n * d**2 + 4 * n * d), "not n d"),
+    "bill: multiply-adds of the matrices [formula]": (BILL, bill_with(blocks_with(12, 4)), "A multiply-add is two operations, also"),
+    "bill: no matrices [formula]": (BILL, bill_with(blocks_with(0, 4)), "The matrices are missing"),
+    "bill: a token attends once [formula]": (BILL, bill_with(lambda n, d, depth: depth * (24 * n * d**2 + 4 * n * d)), "not n d"),
+    "bill: n^2 d^2 to attend [formula]": (BILL, bill_with(lambda n, d, depth: depth * (24 * n * d**2 + 4 * n**2 * d**2)), "not n.2 d.2"),
+    "bill: d for d^2 [formula]": (BILL, bill_with(lambda n, d, depth: depth * (24 * n * d + 4 * n**2 * d)), "A matrix has d.2 numbers"),
+    "bill: half of the pairs [formula]": (BILL, bill_with(lambda n, d, depth: depth * (24 * n * d**2 + 2 * n * (n + 1) * d)), "not half of them"),
+    "bill: only the image attends [formula]": (
+        BILL, lambda f, steps, full, d, depth=1, given=0: (video_flops(f, steps, full, d, depth, given), depth * sum(
+            s * checks.block(n, d) - s * 4 * n * (n - full // 4 ** (len(steps) - 1 - i)) * d for g in range(given + 1, f + 1) for i, s in enumerate(steps) for n in [count_tokens(history_layout(g, i, len(steps)), len(steps), full)]
+        ))[1], "not those of the frame that is made alone"
+    ),
+    "bill: an image takes one pass [end]": (BILL, lambda f, steps, *a, **k: video_flops(f, [1] * len(steps) if f == 1 else steps, *a, **k), "Every step is a pass"),
+    "bill: an image that is given is made [end]": (BILL, seeing(video_flops, given=lambda n, a: 0 if n == a["frames"] == 1 else n), "Given frames are not made"),
+    "bill: a float [precision]": (BILL, then(video_flops, float), "a whole number, an int"),
+    "bill: numpy's float64 [precision]": (BILL, then(video_flops, np.float64), "a whole number, an int"),
+    "bill: a tensor of floats [precision]": (BILL, then(video_flops, lambda n: torch.tensor(n, dtype=torch.float64)), "a whole number, an int"),
+    "bill: float32 inside [precision]": (BILL, then(video_flops, lambda n: int(np.float32(n))), "whole numbers are exact"),
+    "bill: off by a billionth [precision]": (BILL, then(video_flops, lambda n: n + n // 10**9), "whole numbers are exact"),
+    "bill: in a list [shape]": (BILL, then(video_flops, lambda n: [n]), "a whole number, not a list"),
+    "bill: depth ignored where frames are given [argument]": (BILL, seeing(video_flops, depth=lambda n, a: 1 if a["given"] else n), "`depth` is not used"),
+    "bill: given ignored with one stage [argument]": (BILL, seeing(video_flops, given=lambda n, a: 0 if len(a["steps"]) == 1 and n <= a["frames"] and n >= 0 else n), "Given frames are not made"),
+    "bill: three stages at most [argument]": (BILL, changed(video_flops, steps=lambda steps: steps[-3:]), "7 frames, steps .2, 1, 3, 2.|1, 2, 1, 4"),
+    "bill: two blocks by default [argument]": (BILL, lambda f, steps, full, d, depth=2, given=0: video_flops(f, steps, full, d, depth, given), "By default"),
+    "bill: a given frame by default [argument]": (BILL, lambda f, steps, full, d, depth=1, given=1: video_flops(f, steps, full, d, depth, given), "By default"),
+    "bill: the caller's steps emptied [argument]": (BILL, lambda f, steps, *a, **k: (video_flops(f, steps, *a, **k), steps.clear())[0], "steps stays"),
     # the loss
     "the first frame is predicted [formula]": (LOSS, loss_with(predicted=lambda f: 0), "The first frame is predicted"),
     "the last frame of all is predicted [formula]": (LOSS, loss_with(predicted=lambda f: -1), "The last frame of the video is predicted"),
@@ -691,7 +818,7 @@ MISTAKES = {
     "one noise for the samples of a pass [random]": (
         LOSS, loss_with(blur=corrupt_with(noise=lambda c, g: randn_like(c[:1], g).expand_as(c))), "Some noise of the past is used twice"
     ),
-    "the same noise in every pass [random]": (LOSS, loss_with(blur=lambda clips, s, g: corrupt(clips, s, anew(g))), "The generator is left where"),
+    "the same noise in every pass [random]": (LOSS, loss_with(blur=lambda clips, s, g: corrupt(clips, s, anew(g))), "nothing is seeded anew"),
     "loss: torch's own noise [random]": (LOSS, changed(video_loss, generator=lambda g: None), "The generator decides the noise"),
     "loss: newest clip drawn first [random]": (LOSS, loss_with(blur=lambda clips, s, g: corrupt(clips[::-1], s, g)[::-1]), "from the newest clip to the oldest"),
     "corrupted first, then halved [formula]": (LOSS, corrupted_first, "Halve first, then corrupt"),
@@ -712,7 +839,7 @@ MISTAKES = {
         LOSS, lambda v, *a, **k: video_loss((lambda z, t, history, **more: v(z, t, history, **more)), *a, **k), "by this name"
     ),
     "loss: conditioning not handed on [argument]": (LOSS, told_otherwise(video_loss, more=lambda more: more | {"tag": 0 * more["tag"]}), "Conditioning is handed on"),
-    "loss: the shares turned round [argument]": (LOSS, changed(video_loss, shares=lambda shares: (2, 1, 1) if shares == (1, 2, 1) else shares), "stage"),
+    "loss: the shares turned round [argument]": (LOSS, changed(video_loss, shares=lambda shares: shares and shares[::-1]), "the coarsest first"),
     "loss: packed is ignored [argument]": (LOSS, changed(video_loss, packed=lambda packed: False), "packed=True"),
     "loss: packed passes one by one [argument]": (
         LOSS, lambda v, x, noise, u, frames, stages, sigma=None, generator=None, shares=None, packed=False, **more: (
@@ -726,8 +853,8 @@ MISTAKES = {
     "loss: a negative local time [refusal]": (LOSS, changed(video_loss, u=lambda u: torch.where(u < 0, 0.5, u)), "A local time -0.1"),
     "loss: a local time above 1 [refusal]": (LOSS, changed(video_loss, u=at_most(1.0)), "A local time 1.5"),
     "loss: local times by their mean [refusal]": (LOSS, changed(video_loss, u=lambda u: torch.where(u > 0, u.clamp(max=1), 0.5)), "A local time 0 "),
-    "loss: one local time [refusal]": (LOSS, changed(video_loss, u=for_all(8)), "One local time for eight"),
-    "loss: one sigma [refusal]": (LOSS, changed(video_loss, sigma=for_all(8)), "One sigma for eight"),
+    "loss: one local time [refusal]": (LOSS, changed(video_loss, u=for_all(8)), "1 in u for eight"),
+    "loss: one sigma [refusal]": (LOSS, changed(video_loss, sigma=for_all(8)), "1 in sigma for eight"),
     "loss: sigma 1 [refusal]": (LOSS, changed(video_loss, sigma=lambda s: s if s is None else torch.where(s == 1, 0.5, s)), "sigma = 1 of a sample"),
     "loss: a negative sigma [refusal]": (LOSS, changed(video_loss, sigma=at_least(0.0)), "sigma = -0.1 of a sample"),
     "loss: sigma above 1 [refusal]": (LOSS, changed(video_loss, sigma=lambda s: s if s is None else torch.where(s > 1, 0.5, s)), "sigma = 1.5 of a sample"),
@@ -737,19 +864,53 @@ MISTAKES = {
     "loss: a negative length [refusal]": (LOSS, changed(video_loss, frames=lambda f: [abs(n) for n in f] if isinstance(f, list) else f), "-1 frames in use of a video of 4"),
     "loss: too few lengths [refusal]": (LOSS, changed(video_loss, frames=lambda f: [*f, 1] if len(f) == 7 else f), "Seven lengths for eight"),
     "loss: too many lengths [refusal]": (LOSS, changed(video_loss, frames=lambda f: f[:8]), "Nine lengths for eight"),
-    "loss: one noise for all [refusal]": (LOSS, changed(video_loss, noise=for_all(8)), "One noise for eight videos"),
-    "loss: noise of one channel [refusal]": (LOSS, changed(video_loss, noise=lambda n: n.repeat(1, 2, 1, 1) if n.shape[1] == 1 and len(n) == 8 else n), "Noise of one channel"),
-    "loss: noise of another width [refusal]": (LOSS, changed(video_loss, noise=lambda n: torch.cat([n] * 3, -1) if n.shape == (8, 2, 4, 4) else n), "Noise of another width"),
+    "loss: one noise for all [refusal]": (LOSS, changed(video_loss, noise=for_all(8)), "Noise of one sample"),
     "loss: noise for every frame [refusal]": (LOSS, changed(video_loss, noise=lambda n: n[:, 0] if n.ndim == 5 else n), "Noise for every frame"),
     "loss: images for videos [refusal]": (LOSS, changed(video_loss, x=lambda x: x[:, None].expand(-1, 4, -1, -1, -1) if x.ndim == 4 else x), "Images in the place of videos"),
-    "loss: one label [refusal]": (LOSS, lambda *a, label, **k: video_loss(*a, label=label.expand(8) if len(label) == 1 else label, **k), "One label for eight"),
-    "loss: shares that leave a sample out [refusal]": (LOSS, changed(video_loss, shares=lambda shares: (1, 2, 1) if shares == (1, 1, 1) else shares), "in three equal shares"),
-    "loss: fewer shares than stages [refusal]": (LOSS, changed(video_loss, shares=lambda shares: (1, 2, 1) if shares == (1, 1) else shares), "Two shares for three stages"),
+    "loss: one label [refusal]": (LOSS, lambda *a, label, **k: video_loss(*a, label=label.expand(8) if len(label) == 1 else label, **k), "1 in label for eight"),
+    "loss: shares that leave a sample out [refusal]": (LOSS, changed(video_loss, shares=lambda shares: (2, 1, 1) if shares == (1, 1, 1) else shares), "in three equal shares"),
+    "loss: fewer shares than stages [refusal]": (LOSS, changed(video_loss, shares=lambda shares: (2, 1, 1) if shares == (1, 1) else shares), "Two shares for three stages"),
     "loss: always float32 [precision]": (LOSS, then(video_loss, lambda loss: loss.float()), "The loss has the dtype of the videos"),
     "loss: noise scaled in place [argument]": (LOSS, lambda v, x, noise, *a, **k: (video_loss(v, x, noise, *a, **k), noise.mul_(2))[0], "their noise, times and lengths stay"),
     "loss: lengths taken out of the list [argument]": (LOSS, lambda v, x, noise, u, frames, *a, **k: (video_loss(v, x, noise, u, frames, *a, **k), frames.reverse() if isinstance(frames, list) else 0)[0], "their noise, times and lengths stay"),
     "loss: local time 1 refused [end]": (LOSS, changed(video_loss, u=lambda u: torch.where(u == 1, 2, u)), "is valid and must not be refused"),
     "loss: sigma 0 refused [end]": (LOSS, changed(video_loss, sigma=lambda s: s if s is None else torch.where(s == 0, 2, s)), "sigma = 0 is valid"),
+    **{
+        f"loss: noise of another size, axis {axis} [refusal]": (LOSS, lambda v, x, noise, *a, axis=axis, **k: video_loss(v, x, fit(noise, x[:, 0].shape, axis) if x.ndim == 5 else noise, *a, **k), f"Noise of (one|two|height|width|half|twice)|Videos of|{what}")
+        for axis, what in enumerate(("sample", "channel", "height", "width"))
+    },
+    **{
+        f"loss: too many or too few in {name} [refusal]": (LOSS, lambda v, x, *a, name=name, **k: video_loss(v, x, *a, **k | {name: fit(k[name], (len(x),), 0)} if k.get(name) is not None else k), f"in {name} for eight")
+        for name in ("u", "sigma", "label")
+    },
+    **{
+        f"loss: two for eight in {name} [refusal]": (LOSS, lambda v, x, *a, name=name, **k: video_loss(v, x, *a, **k | {name: k[name].repeat(4)} if k.get(name) is not None and len(k[name]) == 2 and len(x) == 8 else k), f"2 in {name} for eight")
+        for name in ("u", "sigma", "label")
+    },
+    "loss: local times with an axis [refusal]": (LOSS, changed(video_loss, u=lambda u: u.flatten()), "two axes"),
+    "loss: sigma not looked at without a past [refusal]": (LOSS, lambda *a, frames, sigma=None, **k: video_loss(*a, frames=frames, sigma=None if sigma is not None and max(frames) == 1 else sigma, **k), "sigma = "),
+    "loss: more shares than stages [refusal]": (LOSS, changed(video_loss, shares=lambda shares: (2, 1, 1) if shares == (1, 1, 1, 1) else shares), "Four shares"),
+    "loss: shares sorted [argument]": (LOSS, changed(video_loss, shares=lambda shares: shares and sorted(shares)), "this is the size of another"),
+    "loss: an answer of another shape [refusal]": (LOSS, told_otherwise(loss_with(), answer=lambda a: a.expand(4, 2, 4, 12) if a.shape == (4, 1, 4, 12) else a), "answer of one channel must be refused"),
+    "loss: an answer for more samples [refusal]": (LOSS, told_otherwise(video_loss, answer=lambda a: a[:4] if len(a) == 5 else a), "answer of one sample too many must be refused"),
+    "loss: packed without corruption [argument]": (LOSS, lambda *a, sigma=None, packed=False, **k: video_loss(*a, sigma=None if packed else sigma, packed=packed, **k), "The history came clean"),
+    "loss: packed conditioning forgotten [argument]": (LOSS, lambda *a, packed=False, **k: video_loss(*a, packed=packed, **(k | {"tag": 0 * k["tag"]} if packed else k)), "Conditioning is handed on"),
+    "loss: packed without a gradient [gradient]": (LOSS, lambda *a, packed=False, **k: (lambda loss: loss.detach() if packed else loss)(video_loss(*a, packed=packed, **k)), "must have a gradient"),
+    "loss: clamped [trajectory]": (LOSS, then(video_loss, lambda loss: loss.clamp(max=10)), "Nothing is clamped"),
+    "loss: half of it [formula]": (LOSS, then(video_loss, lambda loss: loss / 2), "not half of it"),
+    "loss: a root [formula]": (LOSS, then(video_loss, lambda loss: loss.sqrt()), "no root"),
+    "loss: z clamped [trajectory]": (LOSS, told_otherwise(loss_with(), z=lambda z: z.clamp(-3, 3)), "Nothing is clamped"),
+    "loss: the past clamped [trajectory]": (LOSS, loss_with(past=lambda x, i, k: [c.clamp(-3, 3) for c in history(x, i, k)]), "Nothing is clamped"),
+    "loss: the losses of others [shape]": (LOSS, then(video_loss, lambda loss: loss.flip(0)), "belong to other samples"),
+    "loss: sorted [shape]": (LOSS, then(video_loss, lambda loss: loss.sort().values), "belong to other samples|in the order of the passes"),
+    "loss: local times in float32 [precision]": (LOSS, lambda v, x, noise, u, *a, **k: video_loss(v, x, noise, u.float(), *a, **k), "Right to five digits"),
+    "loss: u turned round [formula]": (LOSS, told_otherwise(lambda v, x, noise, u, *a, **k: video_loss(v, x, noise, (1 - u).clamp(min=1e-9) if (u > 0).all() and (u <= 1).all() else u, *a, **k)), "u = 1 is the start"),
+    "loss: u for the network's time [formula]": (LOSS, told_otherwise(loss_with(), t=lambda t, z: t**1.1), "network_time"),
+    "loss: one draw before [random]": (LOSS, lambda v, x, noise, *a, generator=None, **k: (randn_like(noise, generator), video_loss(v, x, noise, *a, generator=generator, **k))[1], "Nothing else is drawn before|left where `corrupt`"),
+    "loss: one draw after [random]": (LOSS, lambda v, x, noise, *a, generator=None, **k: (video_loss(v, x, noise, *a, generator=generator, **k), randn_like(noise, generator))[0], "left where `corrupt` leaves it"),
+    "loss: seed 0 [random]": (LOSS, changed(video_loss, generator=lambda g: g and torch.Generator().manual_seed(0)), "nothing is seeded anew"),
+    "loss: the answer written over [argument]": (LOSS, told_otherwise(loss_with(), answer=lambda a: (a.detach().mul_(1), a.data.add_(0.1), a)[2]), "answers stay as they are"),
+    "loss: nan [formula]": (LOSS, then(video_loss, lambda loss: loss * torch.nan), "nan or inf"),
     # the roll-out
     "M30: newest first, in the roll-out [formula]": (ROLLOUT, rollout_with(past=lambda x, i, k: history(x.flip(1), i, k)), "newest first"),
     "M31: all at full resolution, in the roll-out [formula]": (ROLLOUT, rollout_with(past=lambda x, i, k: [x] if x.shape[1] else []), "full size"),
@@ -788,9 +949,8 @@ MISTAKES = {
     ),
     "rollout: clamped at the end [trajectory]": (ROLLOUT, then(rollout, lambda x: torch.cat([x[:, :1], x[:, 1:].clamp(-1, 1)], 1)), "Nothing is clamped|as they are"),
     "rollout: the given frames are not in the result [shape]": (ROLLOUT, lambda v, noise, st, n, given=None, *a, **k: rollout(v, noise, st, n, given, *a, **k)[:, 0 if given is None else given.shape[1] :], "the given ones included"),
-    "rollout: the given frames clamped [trajectory]": (ROLLOUT, changed(rollout, given=lambda x: x if x is None else x.clamp(-1, 1)), "The given frames come first"),
+    "rollout: the given frames clamped [trajectory]": (ROLLOUT, changed(rollout, given=lambda x: x if x is None else x.clamp(-1, 1)), "Nothing is clamped"),
     "rollout: the given frames are averaged [trajectory]": (ROLLOUT, lambda v, noise, st, n, given=None, *a, **k: torch.cat([rollout(v, noise, st, n, given, *a, **k)[:, :1] * 0.5, rollout(v, noise, st, n, given, *a, **k)[:, 1:]], 1), "questions|The given frames come first"),
-    "rollout: every question twice [argument]": (ROLLOUT, asked_otherwise(twice=True), "questions to `velocity`"),
     "rollout: another time [formula]": (ROLLOUT, asked_otherwise(t=lambda t: 0.9 * t), "at another time"),
     "rollout: the time in float64 [precision]": (ROLLOUT, asked_otherwise(t=lambda t: t.double()), "in the dtype of z"),
     "rollout: z in float64 [precision]": (ROLLOUT, changed(rollout, noise=lambda x: x.double(), given=lambda x: x if x is None else x.double()), "has the dtype of the noise|in the dtype of z"),
@@ -847,24 +1007,57 @@ MISTAKES = {
     "rollout: a list of frames [shape]": (ROLLOUT, then(rollout, lambda x: list(x.unbind(1))), "Expected a tensor"),
     "rollout: one noise without frames [refusal]": (ROLLOUT, changed(rollout, noise=lambda x: x[:, None] if x.ndim == 4 else x), "Noise of one image"),
     "rollout: more given frames than noises [refusal]": (ROLLOUT, lambda v, noise, st, n, given=None, *a, **k: rollout(v, noise, st, n, given if given is None else given[:, : noise.shape[1]], *a, **k), "Six given frames for five noises"),
-    "rollout: one given video for all [refusal]": (ROLLOUT, changed(rollout, given=for_all(3)), "One given video for three noises"),
-    "rollout: given of one channel [refusal]": (ROLLOUT, changed(rollout, given=lambda x: x.repeat(1, 1, 2, 1, 1) if x is not None and x.shape[2] == 1 else x), "one channel for two"),
-    "rollout: given of another width [refusal]": (ROLLOUT, changed(rollout, given=lambda x: torch.cat([x] * 3, -1) if x is not None and x.shape[2:] == (2, 4, 4) else x), "Given frames of another width"),
-    "rollout: given of another height [refusal]": (ROLLOUT, changed(rollout, given=lambda x: x.repeat(1, 1, 1, 4, 1) if x is not None and x.shape[3] == 1 else x), "Given frames of another height"),
+    "rollout: one given video for all [refusal]": (ROLLOUT, changed(rollout, given=for_all(3)), "1 given frame of one sample"),
     "rollout: only the second scale is looked at [refusal]": (
-        ROLLOUT, seeing(rollout, guidance=lambda w, a: (1, 1) if a["unconditional"] is None and w[1] == 1 else w), r"guidance \(2, 1\) without"
+        ROLLOUT, seeing(rollout, guidance=lambda w, a: (1, 1) if a["unconditional"] is None and w[1] == 1 else w), r"guidance \(2.0, 1\) without"
     ),
     "rollout: only the first scale is looked at [refusal]": (
-        ROLLOUT, seeing(rollout, guidance=lambda w, a: (1, 1) if a["unconditional"] is None and w[0] == 1 else w), r"guidance \(1, 2\) without"
+        ROLLOUT, seeing(rollout, guidance=lambda w, a: (1, 1) if a["unconditional"] is None and w[0] == 1 else w), r"guidance \(1, 2.0\) without"
     ),
     "rollout: guidance refused by TypeError [refusal]": (
         ROLLOUT, seeing(rollout, guidance=lambda w, a: w if a["unconditional"] or w == (1, 1) else w()), "With ValueError, not TypeError"
     ),
     "rollout: a memory of 0 is all [refusal]": (ROLLOUT, changed(rollout, memory=lambda m: m or None), "A memory of no frame"),
     "rollout: a negative memory [refusal]": (ROLLOUT, changed(rollout, memory=lambda m: m if m is None else abs(m)), "A memory of -1"),
-    "rollout: too many jumps [refusal]": (ROLLOUT, seeing(rollout, jumps=lambda jumps, a: jumps[: 5 - (0 if a["given"] is None else a["given"].shape[1])] if a["noise"].shape[1] == 5 and jumps else jumps), "Noises for five frames"),
-    "rollout: too few jumps [refusal]": (ROLLOUT, changed(rollout, jumps=lambda jumps: jumps * 2 if jumps and len(jumps) == 1 else jumps), "Noises for one frame"),
-    "rollout: no jumps are drawn ones [refusal]": (ROLLOUT, changed(rollout, jumps=lambda jumps: jumps or None), "An empty list of noises"),
+    "rollout: too many jumps [refusal]": (ROLLOUT, seeing(rollout, jumps=lambda jumps, a: jumps[: 5 - (0 if a["given"] is None else a["given"].shape[1])] if a["noise"].shape[1] == 5 and jumps else jumps), "Noises for 6 frames when 5 are made"),
+    "rollout: too few jumps [refusal]": (ROLLOUT, changed(rollout, jumps=lambda jumps: jumps * 2 if jumps and len(jumps) == 1 else jumps), "Noises for 1 frames when 2 are made"),
+    "rollout: no jumps are drawn ones [refusal]": (ROLLOUT, changed(rollout, jumps=lambda jumps: jumps or None), "Noises for 0 frames when 5 are made"),
+    **{
+        f"rollout: given of another size, axis {axis} [refusal]": (ROLLOUT, given_as(lambda given, noise, axis=axis: fit(given, noise.shape, axis)), f"given frames? .*{what}.*must be refused")
+        for axis, what in ((0, "sample"), (2, "channel"), (3, "height"), (4, "width"))
+    },
+    "rollout: only numbers of pixels are compared [refusal]": (
+        ROLLOUT, given_as(lambda given, noise: given.reshape(noise.shape[0], -1, *noise.shape[2:]) if given.ndim == 5 and len(given) == len(noise) and given.numel() == noise[:, : given.shape[1]].numel() else given), "height and width exchanged"
+    ),
+    "rollout: all given, of any size [refusal]": (ROLLOUT, lambda v, noise, st, n, given=None, *a, **k: given if given is not None and given.ndim == 5 and given.shape[1] == noise.shape[1] == 5 and given.shape[2:] != noise.shape[2:] else rollout(v, noise, st, n, given, *a, **k), "5 given frames"),
+    **{
+        f"rollout: guidance {pair} without unconditional [refusal]": (ROLLOUT, seeing(rollout, guidance=lambda w, a, pair=pair: none_given(w, a) if tuple(w) == pair else w), re.escape(f"guidance {pair} without"))
+        for pair in ((0, 1), (1, 0), (2, 0), (3.0, 3.0))
+    },
+    "rollout: guidance is not looked at where all are given [refusal]": (ROLLOUT, seeing(rollout, guidance=lambda w, a: none_given(w, a) if a["given"] is not None and a["given"].shape[1] == 5 else w), "with 5 frames given, must be refused"),
+    "rollout: memory is not looked at where none is given [refusal]": (ROLLOUT, seeing(rollout, memory=lambda m, a: None if m is not None and m < 1 and a["given"] is None else m), "A memory of no frame, with 0"),
+    "rollout: memory is not looked at where all are given [refusal]": (ROLLOUT, seeing(rollout, memory=lambda m, a: None if m is not None and m < 1 and a["given"] is not None and a["given"].shape[1] == 5 else m), "A memory of no frame, with 5"),
+    "rollout: jumps that nobody needs [refusal]": (ROLLOUT, seeing(rollout, jumps=lambda jumps, a: [] if jumps is not None and a["given"] is not None and a["given"].shape[1] == a["noise"].shape[1] else jumps), "Noises for 1 frames when 0 are made"),
+    "rollout: noise of more axes [refusal]": (ROLLOUT, changed(rollout, noise=lambda x: x[0] if x.ndim == 6 else x), "six axes"),
+    "rollout: a scale near 1 is 1 [argument]": (ROLLOUT, changed(rollout, guidance=lambda w: tuple(1 if abs(a - 1) < 0.01 else a for a in w)), "questions to `unconditional`"),
+    "rollout: scales clipped [argument]": (ROLLOUT, changed(rollout, guidance=lambda w: tuple(min(a, 5) for a in w)), "guidance"),
+    "rollout: scales clipped below [argument]": (ROLLOUT, changed(rollout, guidance=lambda w: tuple(max(a, 0) for a in w)), "guidance"),
+    "rollout: seed 0 [random]": (ROLLOUT, changed(rollout, generator=lambda g: g and torch.Generator().manual_seed(0)), "as it is handed on"),
+    "rollout: the generator set to seed 0 [random]": (ROLLOUT, changed(rollout, generator=lambda g: g and g.manual_seed(0)), "The generator is where it was if jumps are given"),
+    "rollout: the generator set back [random]": (ROLLOUT, changed(rollout, generator=lambda g: g and g.manual_seed(g.initial_seed())), "The generator is where it was if jumps are given"),
+    "rollout: all clamped [trajectory]": (ROLLOUT, then(rollout, lambda x: x.clamp(-1, 1)), "Nothing is clamped"),
+    "rollout: all clamped at 5 [trajectory]": (ROLLOUT, then(rollout, lambda x: x.clamp(-5, 5)), "Nothing is clamped"),
+    "rollout: frames clamped at 5 [trajectory]": (ROLLOUT, rollout_with(after=lambda frame: frame.clamp(-5, 5)), "Nothing is clamped"),
+    "rollout: float32 throughout [precision]": (ROLLOUT, then(rollout, lambda x: x.float().to(x)), "Right to five digits|where are digits lost"),
+    "rollout: five frames of the past [end]": (ROLLOUT, rollout_with(keep=lambda frames, memory: frames[-(memory or 5) :]), "not the newest few|The oldest frame is missing"),
+    "rollout: memory is that of the frames made [argument]": (
+        ROLLOUT, seeing(rollout, memory=lambda m, a: m and m + (0 if a["given"] is None else a["given"].shape[1]) if m is None or m > 0 else m), "not for given frames"
+    ),
+    "rollout: three stages at most [argument]": (ROLLOUT, rollout_with(past=lambda x, i, k: history(x, min(i, 2), k)), "Eight frames, four stages"),
+    "rollout: the caller's steps emptied [argument]": (ROLLOUT, forgetful, "The lists of steps stay"),
+    "rollout: jumps from the last to the first [argument]": (ROLLOUT, changed(rollout, jumps=lambda jumps: jumps and jumps[::-1]), "not for the last"),
+    "rollout: answers written over [argument]": (ROLLOUT, rollout_with(mixed=lambda a, b, w: a.sub_(b).mul_(w).add_(b)), "What the networks answer stays"),
+    "rollout: nan [formula]": (ROLLOUT, rollout_with(after=lambda frame: frame * torch.nan), "nan or inf"),
 }  # fmt: skip
 
 
@@ -971,7 +1164,7 @@ def bill_by_hand(frames, steps, full, dim, depth=1, given=0):
             sizes = [stage, *[max(stage - age, 0) for age in range(f)]]
             tokens = sum(full * 0.25 ** (k - 1 - level) for level in sizes)
             total += n * depth * tokens * dim * (24 * dim + 4 * tokens)
-    return total
+    return int(total)
 
 
 def bill_from_the_end(frames, steps, full, dim, depth=1, given=0):
@@ -1001,9 +1194,8 @@ def loss_by_sample(
             start, end = stage_pair(x[one, f - 1], noise[one], i, stages)
             z = torch.lerp(end, start, u[one].to(x.dtype).reshape(-1, 1, 1, 1))
             t = network_time(u[one], stages[i]).to(x.dtype)
-            answer = velocity(
-                z, t, history=tuple(clips), **{name: value[one] for name, value in more.items()}
-            )
+            given = {name: value[one] for name, value in more.items()}
+            answer = like_z(velocity(z, t, history=tuple(clips), **given), z)
             losses.append((answer - start + end).pow(2).flatten(1).mean(1))
     return torch.cat(losses)
 
@@ -1026,7 +1218,8 @@ def loss_from_the_end(
             w = u[one].to(x.dtype)[:, None, None, None]
             z = (w * start + (1 - w) * end).clone()
             buffer.copy_(network_time(u[one], stages[i]))
-            answer = velocity(z, buffer, history=clips, **{name: value[one] for name, value in more.items()})
+            given = {name: value[one] for name, value in more.items()}
+            answer = like_z(velocity(z, buffer, history=clips, **given), z)
             z.detach().zero_()
             loss[j] = (answer - (start - end)).square().mean()
     return torch.stack(loss)
@@ -1112,6 +1305,10 @@ RIGHT = {
     "loss: the last stage first": (LOSS, loss_from_the_end),
     "rollout": (ROLLOUT, rollout_with()),
     "rollout: by hand": (ROLLOUT, rollout_by_hand),
+    "rollout: every question twice": (ROLLOUT, asked_otherwise(twice=True)),
+    "rollout: unconditional twice": (ROLLOUT, seeing(rollout, unconditional=lambda net, a: net and over_again(net))),
+    "bill: numpy's integer": (BILL, then(video_flops, np.int64)),
+    "tokens: torch's integer": (TOKENS, then(count_tokens, torch.tensor)),
     "rollout: torch's lerp": (ROLLOUT, rollout_with(mixed=lambda a, b, w: torch.lerp(b, a, w))),
     "rollout: clips in a tuple": (ROLLOUT, rollout_with(past=lambda x, i, k: tuple(history(x, i, k)))),
 }  # fmt: skip
