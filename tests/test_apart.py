@@ -30,7 +30,7 @@ COSINE = "    return torch.sin(torch.pi / 2 * (1 - t)), torch.sin(torch.pi / 2 *
 
 @pytest.fixture(autouse=True)
 def few_seconds(monkeypatch):
-    monkeypatch.setenv("MINIDISTILL_SECONDS", "3")
+    monkeypatch.setenv("MINIDISTILL_SECONDS", "2")
 
 
 def judged(text, tmp_path, name="cosine"):
@@ -47,7 +47,7 @@ HOSTILE = {
         "still ran after",
     ),
     "a loop in C": ("def cosine(t):\n    import itertools\n    sum(itertools.repeat(1))\n", "or one in C"),
-    "sleeps": ("def cosine(t):\n    import time\n    time.sleep(1000)\n", "still ran after 3 seconds"),
+    "sleeps": ("def cosine(t):\n    import time\n    time.sleep(1000)\n", "still ran after 2 seconds"),
     "leaves": ("import os\ndef cosine(t):\n    os._exit(0)\n", "ended the process.*exit status 0"),
     "kills itself": ("import os\ndef cosine(t):\n    os.kill(os.getpid(), 9)\n", "ended the process.*SIGKILL"),
     "kills its parent": (
@@ -63,7 +63,7 @@ HOSTILE = {
     "fills the memory, bit by bit": (
         "def cosine(t):\n    a = []\n    while True: a.append(torch.empty(10**8))\n", "needs more than 4 GB",
     ),
-    "is not read to its end": ("def cosine(t):\n    pass\nx = [i for i in iter(int, 1)]\n", "TypeError"),
+    "is not read to its end": ("def cosine(t):\n    pass\nx = [i for i in iter(int, 1)]\n", "returns nothing"),
     "replaces the check": (
         "from minidistill.checks import schedules as checks, grading\n"
         "checks.check_cosine = grading.grade = lambda *a, **k: None\n"
@@ -267,7 +267,7 @@ def hand_in(folder, student, text, name=PS1.name):
     return path
 
 
-FEW = ["right", "leaves", "patches"]
+FEW = ["right", "leaves"]
 
 
 @pytest.mark.parametrize("students", [FEW, pytest.param([*ANSWERS], marks=pytest.mark.slow)], ids=len)
@@ -275,6 +275,12 @@ def test_a_class_by_both_doors(students, tmp_path):
     """Honest and hostile students, and five whose files nbgrader cannot read."""
     pytest.importorskip("nbgrader", reason="the course needs nbgrader")
     released = course(tmp_path)
+    sys.path.insert(0, str(NOTEBOOKS))  # and what our own command releases is the same
+    from release import release
+
+    release(PS1, tmp_path / "ours.ipynb")
+    ours = nbformat.read(tmp_path / "ours.ipynb", as_version=4)
+    assert [c.source for c in ours.cells] == [c.source for c in released.cells]
     for name in students:
         hand_in(tmp_path, name, nbformat.writes(handed_in(released, ANSWERS[name], name)))
     twice, old, bare = (copy.deepcopy(released) for _ in range(3))

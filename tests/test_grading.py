@@ -50,12 +50,14 @@ def mutates(t):
 
 
 def by_heart(seed):
-    """Knows the answers near the times of one seed, and at the ends, by heart."""
-    table = checks.times(seed)
+    """Knows the answers at all times that are asked with one seed, and no others."""
+    asked = []
+    checks.check_cosine(lambda t: asked.append(t.detach().double()) or good(t), seed=seed)
+    known = torch.cat(asked)
 
     def answer(t):
-        known = ((t.detach().double()[:, None] - table).abs() < 1e-4).any(1)
-        return good(torch.where(known, t, t.round()))
+        near = ((t.detach().double()[:, None] - known).abs() < 1e-9).any(1)
+        return good(torch.where(near, t, t / 2))
 
     return answer
 
@@ -66,7 +68,7 @@ HOSTILE = {
     "a huge list": (lambda t: [0] * 10**11, "more than 4 GB"),
     "exit": (lambda t: sys.exit(), "stops with SystemExit"),
     "an exception": (lambda t: t / [], "stops with TypeError"),
-    "nothing": (lambda t: None, "stops with TypeError"),
+    "nothing": (lambda t: None, "returns nothing"),
     "not yet": (lambda t: (_ for _ in ()).throw(NotImplementedError()), "Nothing here yet"),
     "a changed input": (mutates, "changes its input"),
     "another dtype": (lambda t: tuple(a.double() for a in good(t)), "returns torch.float64"),
@@ -285,41 +287,6 @@ def nbgrader(folder, *arguments, **environment):
     )
 
 
-def without_nbgrader(source, target):
-    """What our own command releases."""
-    sys.path.insert(0, str(NOTEBOOKS))
-    from release import release
-
-    release(source, target)
-
-
-def assignment(folder):
-    """A course in the folder, with one notebook to release."""
-    (folder / "exercises").mkdir()
-    shutil.copy(NOTEBOOKS / "nbgrader_config.py", folder)
-    return shutil.copy(NOTEBOOKS / "exercises" / "ps1_schedules.ipynb", folder / "exercises")
-
-
-def test_both_commands_release_the_same(tmp_path):
-    source = assignment(tmp_path)
-    assert nbgrader(tmp_path, "generate_assignment", "exercises").returncode == 0
-    without_nbgrader(source, tmp_path / "ours.ipynb")
-    ours, theirs = (
-        nbformat.read(tmp_path / path, as_version=4)
-        for path in ("ours.ipynb", "release/exercises/ps1_schedules.ipynb")
-    )
-    assert [c.source for c in ours.cells] == [c.source for c in theirs.cells]
-
-
-def test_validate(tmp_path):
-    source = assignment(tmp_path)
-    said = nbgrader(tmp_path, "validate", "exercises/ps1_schedules.ipynb")
-    assert "Success! Your notebook passes all the tests" in said.stdout + said.stderr
-    without_nbgrader(source, tmp_path / "released.ipynb")
-    said = nbgrader(tmp_path, "validate", "--invert", "released.ipynb")
-    assert "does not pass any tests" in said.stdout + said.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXERCISES, ids=lambda p: p.stem)
 def test_every_exercise_by_both_doors(path, tmp_path):
@@ -344,5 +311,4 @@ def test_every_exercise_by_both_doors(path, tmp_path):
         scores = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
     graded = notes(nbformat.read(path, as_version=4), grade=True).values()
     assert scores == {"right": sum(c.metadata.nbgrader.points for c in graded), "blank": 0}
-    holes = len(graded)
-    assert f"{holes} passed" in impl(path) and f"{holes} failed" in impl(released)
+    assert f"{len(graded)} passed" in impl(path) and f"{len(graded)} failed" in impl(released)

@@ -33,9 +33,8 @@ import torch
 from minidistill import checks
 from minidistill.checks.grading import limits, memory_in_use, seconds_for_an_answer
 
-READING = 10.0  # seconds for all that a file does before anything is graded
 SLACK = 5.0  # seconds from the limit that is an exception to the one that ends the process
-START = 120.0  # seconds in which torch must have been imported
+START = 120.0  # seconds within which torch must have been imported
 Namespace = dict[str, object]
 
 
@@ -153,7 +152,7 @@ def judge(cells: list[Cell], name: str, test: str) -> str:
 def talk(sources: list[str], test: str) -> dict[str, str]:
     """What a new process says while it reads the sources and runs the test: word -> the rest of its line."""
     command = [sys.executable, "-m", "minidistill.checks.apart"]
-    patience = START + READING + seconds_for_an_answer() + 2 * SLACK
+    patience = START + 2 * (seconds_for_an_answer() + SLACK)  # to read, and to answer
     said = {}
     with subprocess.Popen(
         command,
@@ -206,7 +205,8 @@ def main() -> None:
         os.dup2(nowhere, stream)
     hard_limits()
     torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(READING + SLACK, exit=True, file=wire)
+    seconds = seconds_for_an_answer()
+    faulthandler.dump_traceback_later(seconds + SLACK, exit=True, file=wire)
     before = {
         place: {**vars(place)}
         for place in (*sys.modules.values(), torch.Tensor)
@@ -217,7 +217,7 @@ def main() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "minidistill"]:
         del sys.modules[name]
     say("grading")
-    faulthandler.dump_traceback_later(seconds_for_an_answer() + SLACK, exit=True, file=wire)
+    faulthandler.dump_traceback_later(seconds + SLACK, exit=True, file=wire)
     say("graded", json.dumps(examine(test, namespace, broken)))
     os._exit(0)  # without waiting for threads
 
@@ -238,7 +238,7 @@ def run(sources: list[str]) -> tuple[Namespace, list[str]]:
 
     Statements that are nothing but an expression, such as a call of print, are left out as well.
     """
-    namespace, broken, end = {"__name__": "answers"}, [], time.monotonic() + READING
+    namespace, broken, end = {"__name__": "answers"}, [], time.monotonic() + seconds_for_an_answer()
     for i, source in enumerate(sources):
         file = f"<cell {i + 1}>"
         linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
