@@ -102,8 +102,8 @@ def test_what_breaks_the_reading_costs_its_own_points(tmp_path):
 
 
 def test_a_replaced_function_of_torch_is_put_back(tmp_path):
-    text = "torch.sin = torch.Tensor.sin = None\ndef cosine(t):\n"
-    assert judged(text + COSINE, tmp_path) == ""
+    text = "torch.sin = torch.Tensor.sin = None\nfrom minidistill import schedules\nschedules.cosine = None\n"
+    assert judged(text + "def cosine(t):\n" + COSINE, tmp_path) == ""
 
 
 def test_what_an_answer_starts_ends_with_it(tmp_path):

@@ -5,7 +5,7 @@
         print(name, judge(cells, name, test) or "is right")
 
 The process reads the file's imports, definitions and constants; then it puts back what they have replaced in
-other modules, imports this package anew, and runs the test of one answer. An answer that catches every
+other modules, imports the checks anew, and runs the test of one answer. An answer that catches every
 exception in an endless loop, loops in C, ends the process or starts others costs its own points and half a
 minute: a watchdog in C ends the process, and whatever it has started ends with it.
 
@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -108,15 +109,21 @@ def defined(statement: ast.stmt) -> str | None:
     return targets[0].id if isinstance(targets[0], ast.Name) else None
 
 
+def check_files() -> dict[str, ModuleType]:
+    """The modules of checks by name, which bring the whole package with them."""
+    names = [name for _, name, _ in pkgutil.iter_modules(checks.__path__)]
+    return {name: importlib.import_module(f"minidistill.checks.{name}") for name in names}
+
+
 def tests(cells: list[Cell]) -> dict[str, str]:
     """The code that tests each answer which has a check, by the answer's name. ValueError where none has."""
-    files = [name for _, name, _ in pkgutil.iter_modules(checks.__path__)]
+    files = check_files()
     found = {
         name: f"from minidistill.checks import {file} as checks\n"
         f"from minidistill.checks.grading import grade\n\ngrade(checks.check_{name}, {name})"
         for name in filter(None, (cell.name for cell in cells))
-        for file in files
-        if hasattr(importlib.import_module(f"minidistill.checks.{file}"), f"check_{name}")
+        for file, module in files.items()
+        if hasattr(module, f"check_{name}")
     }
     if not found:
         raise ValueError("no function in this file has a check")
@@ -203,6 +210,7 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
+    check_files()
     hard_limits()
     torch.set_num_threads(1)
     seconds = seconds_for_an_answer()
@@ -214,7 +222,7 @@ def main() -> None:
     }
     namespace, broken = run(sources)
     put_back(before)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "minidistill"]:
+    for name in [name for name in sys.modules if name.startswith("minidistill.checks")]:
         del sys.modules[name]
     say("grading")
     faulthandler.dump_traceback_later(seconds + SLACK, exit=True, file=wire)
