@@ -311,7 +311,8 @@ def test_a_class_by_both_doors(students, tmp_path):
     start = time.perf_counter()
     log = run(tmp_path, "-m", "nbgrader", "autograde", "exercises", "--create", MINIDISTILL_SEED="11")
     print(f"nbgrader: {time.perf_counter() - start:.0f} s for {len(students)} students")
-    run(tmp_path, "-m", "nbgrader", "generate_feedback", "exercises")
+    if students != FEW:
+        run(tmp_path, "-m", "nbgrader", "generate_feedback", "exercises")
     run(tmp_path, "-m", "nbgrader", "export")
     with open(tmp_path / "grades.csv", newline="") as file:
         scores = {row["student_id"]: float(row["score"] or 0) for row in csv.DictReader(file)}
@@ -319,8 +320,10 @@ def test_a_class_by_both_doors(students, tmp_path):
         -3000:
     ]
     for name in set(students) & set(SENTENCES):
+        graded = tmp_path / "autograded" / name / "exercises" / PS1.name
         page = tmp_path / "feedback" / name / "exercises" / "ps1_schedules.html"
-        assert SENTENCES[name] in page.read_text()
+        for report in (graded,) if students == FEW else (graded, page):
+            assert SENTENCES[name] in report.read_text()
 
     points = {name: c.metadata.nbgrader.points for name, c in notes(released, grade=True).items()}
     for name in students if students != FEW else ["leaves"]:

@@ -2417,7 +2417,7 @@ def one_step_std(earlier):
     return z.item()
 
 
-def test_fixed_points_of_the_mapping():
+def test_fixed_points_of_the_mapping(unchecked_shapes):  # thousands of steps
     constant = [0.0031, 0.4205, 0.4653, 0.4836, 0.4920, 0.4960, 0.4980, 0.4990]
     for j, expected in enumerate(constant):
         found = one_step_std(lambda t, j=j: ect_mapping(t, j, k=0.0) if j else 0 * t)

@@ -2072,7 +2072,7 @@ def test_w1_of_the_exact_students():
         assert w1(phased_sample(exact_student(MIX.flow_map, stops.flip(0)), GAUSS, stops)) <= 0.01
 
 
-def test_alignment():
+def test_alignment(unchecked_shapes):
     """With 8 phases, a perfect student on 50 levels is as bad as its teacher, on 40 levels it is right."""
     for shift, bad in ((1, 0.052), (3, 0.129), (17, 0.636)):
         grid = phase_grid(50, shift, torch.float64)
@@ -2090,7 +2090,7 @@ def finished(grid, edges):
     return exact_student(MIX.flow_map, edges)
 
 
-def test_age():
+def test_age(unchecked_shapes):
     """Young students want Euler, old ones fresh noise: the crossover, without training."""
     grid = phase_grid(50, dtype=torch.float64)
     edges, stops = phase_edges(grid, 1), grid_stops(grid, 6)
