@@ -267,22 +267,35 @@ def hand_in(folder, student, text, name=PS1.name):
     return path
 
 
-FEW = ["right", "leaves"]
-
-
-@pytest.mark.parametrize("students", [FEW, pytest.param([*ANSWERS], marks=pytest.mark.slow)], ids=len)
-def test_a_class_by_both_doors(students, tmp_path):
-    """Honest and hostile students, and five whose files nbgrader cannot read."""
-    pytest.importorskip("nbgrader", reason="the course needs nbgrader")
-    released = course(tmp_path)
-    sys.path.insert(0, str(NOTEBOOKS))  # and what our own command releases is the same
+def released_by_ours(folder):
+    """What our own command releases."""
+    sys.path.insert(0, str(NOTEBOOKS))
     from release import release
 
-    release(PS1, tmp_path / "ours.ipynb")
-    ours = nbformat.read(tmp_path / "ours.ipynb", as_version=4)
-    assert [c.source for c in ours.cells] == [c.source for c in released.cells]
-    for name in students:
-        hand_in(tmp_path, name, nbformat.writes(handed_in(released, ANSWERS[name], name)))
+    release(PS1, folder / PS1.name)
+    return nbformat.read(folder / PS1.name, as_version=4)
+
+
+def test_nbgrader_is_given_our_verdicts(tmp_path):
+    """The step of nbgrader's that nbgrader_config.py replaces, without nbgrader's commands."""
+    pytest.importorskip("nbgrader", reason="the course needs nbgrader")
+    from traitlets.config import Config
+
+    config = Config()
+    exec((NOTEBOOKS / "nbgrader_config.py").read_text(), {"get_config": lambda: config, "__name__": "config"})
+    answers = {"cosine": RIGHT["cosine"], "shifted": ANSWERS["leaves"]["shifted"]}
+    notebook = handed_in(released_by_ours(tmp_path), answers, "")
+    graded, _ = config.Autograde.autograde_preprocessors[0]().preprocess(notebook, {})
+    outputs = {name: [o.evalue for o in cell.outputs] for name, cell in notes(graded, grade=True).items()}
+    assert outputs["cosine_test"] == []
+    assert outputs["shifted_test"] == ["Your function ended the process that grades it, with exit status 0."]
+    assert outputs["as_denoiser_test"] == [
+        "Nothing here yet: replace `raise NotImplementedError()` by your code."
+    ]
+
+
+def faulty(released):
+    """Student -> (what is handed in, its name, a part of the sentence) for files that nbgrader cannot grade."""
     twice, old, bare = (copy.deepcopy(released) for _ in range(3))
     twice.cells.insert(5, copy.deepcopy(notes(twice)["cosine"]))
     twice.cells[5].id = "another"
@@ -290,43 +303,61 @@ def test_a_class_by_both_doors(students, tmp_path):
         cell.metadata.nbgrader.schema_version = 1
     for cell in notes(bare).values():
         del cell.metadata["nbgrader"]
-    faulty = {
+    return {
         "duplicates": (nbformat.writes(twice), PS1.name, "Two cells are called cosine"),
         "is old": (nbformat.writes(old), PS1.name, "are not those that were released"),
         "has lost its notes": (nbformat.writes(bare), PS1.name, "graded cells are missing"),
         "is no notebook": ("hello", PS1.name, "no notebook that can be read"),
         "has another name": (nbformat.writes(released), "mine.ipynb", "No exercise has this name"),
     }
-    for student, (text, name, _) in faulty.items():
+
+
+def test_what_nbgrader_cannot_read_is_set_aside(tmp_path):
+    pytest.importorskip("nbgrader", reason="the course needs nbgrader")
+    released = released_by_ours(tmp_path / "exercises")
+    kept = hand_in(tmp_path, "right", nbformat.writes(released))
+    for student, (text, name, _) in faulty(released).items():
+        hand_in(tmp_path, student, text, name)
+    from receive import receive
+
+    said = {path.parts[-3]: sentence for path, sentence in receive(tmp_path, "exercises").items()}
+    assert set(said) == set(faulty(released)) and kept.exists()
+    for student, (_, name, sentence) in faulty(released).items():
+        note = (tmp_path / "returned" / student / "exercises" / name).with_suffix(".txt").read_text()
+        assert sentence in said[student] and sentence in note
+
+
+@pytest.mark.slow
+def test_a_class_by_both_doors(tmp_path):
+    """Honest and hostile students, and five whose files nbgrader cannot read."""
+    pytest.importorskip("nbgrader", reason="the course needs nbgrader")
+    released = course(tmp_path)
+    ours = released_by_ours(tmp_path / "ours")
+    assert [c.source for c in ours.cells] == [c.source for c in released.cells]
+    for name in ANSWERS:
+        hand_in(tmp_path, name, nbformat.writes(handed_in(released, ANSWERS[name], name)))
+    for student, (text, name, _) in faulty(released).items():
         hand_in(tmp_path, student, text, name)
 
     said = run(tmp_path, "receive.py", "exercises")
-    for student, (_, name, sentence) in faulty.items():
+    for student, (_, name, sentence) in faulty(released).items():
         assert re.search(rf"{student}: {name}: .*{sentence}", said)
-        assert (
-            sentence in (tmp_path / "returned" / student / "exercises" / name).with_suffix(".txt").read_text()
-        )
     assert "5 set aside" in said
 
     start = time.perf_counter()
     log = run(tmp_path, "-m", "nbgrader", "autograde", "exercises", "--create", MINIDISTILL_SEED="11")
-    print(f"nbgrader: {time.perf_counter() - start:.0f} s for {len(students)} students")
-    if students != FEW:
-        run(tmp_path, "-m", "nbgrader", "generate_feedback", "exercises")
+    print(f"nbgrader: {time.perf_counter() - start:.0f} s for {len(ANSWERS)} students")
+    run(tmp_path, "-m", "nbgrader", "generate_feedback", "exercises")
     run(tmp_path, "-m", "nbgrader", "export")
     with open(tmp_path / "grades.csv", newline="") as file:
         scores = {row["student_id"]: float(row["score"] or 0) for row in csv.DictReader(file)}
-    assert {name: scores.get(name) for name in students} == {name: POINTS[name] for name in students}, log[
-        -3000:
-    ]
-    for name in set(students) & set(SENTENCES):
-        graded = tmp_path / "autograded" / name / "exercises" / PS1.name
+    assert {name: scores.get(name) for name in POINTS} == POINTS, log[-3000:]
+    for name in SENTENCES:
         page = tmp_path / "feedback" / name / "exercises" / "ps1_schedules.html"
-        for report in (graded,) if students == FEW else (graded, page):
-            assert SENTENCES[name] in report.read_text()
+        assert SENTENCES[name] in page.read_text()
 
     points = {name: c.metadata.nbgrader.points for name, c in notes(released, grade=True).items()}
-    for name in students if students != FEW else ["leaves"]:
+    for name in ANSWERS:
         start = time.perf_counter()
         path = tmp_path / "submitted" / name / "exercises" / PS1.name
         said = run(ROOT, "-m", "pytest", "-q", "-rA", f"--impl={path}", MINIDISTILL_SEED="11")
