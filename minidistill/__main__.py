@@ -80,6 +80,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if unknown:
         hint = "the method comes first" if unknown[0] in methods else f"minidistill {args.method} --help"
         parser.error(f"unrecognized arguments: {' '.join(unknown)} ({hint})")
+    if args.updates is None:
+        args.updates = methods[args.method].default_updates(args.data)
     args.out = args.out or Path("runs") / f"{args.data}-{args.method}"
     return args
 

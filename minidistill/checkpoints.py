@@ -106,21 +106,30 @@ def unsealed(content: bytes) -> bytes:
     return plain
 
 
+def read(path: str | Path) -> dict:
+    """What is in a checkpoint: its parts, "run", the settings, and "step".
+
+    Raises ValueError for a file that is not a whole checkpoint.
+    """
+    content = Path(path).read_bytes()
+    try:
+        saved = torch.load(io.BytesIO(unsealed(content)), weights_only=True, map_location="cpu")
+        return saved | {"run": dict(saved["run"]), "step": need.whole("step", saved["step"], 0)}
+    except Exception as error:  # a broken file fails in many ways: zip, pickle, missing keys
+        raise ValueError(
+            f"{path} is not a whole checkpoint of this program ({error}); move it away, or delete it, to "
+            "train this part anew"
+        ) from error
+
+
 def load(path: str | Path, state: dict, run: dict | None = None) -> int:
     """Fill the parts of `state` (modules, optimizers) from a checkpoint and return the step it was saved at.
 
     Raises ValueError for a file that is not a whole checkpoint, that lacks a part, or that belongs to a run
     with other parts or settings than `run`.
     """
-    content = Path(path).read_bytes()
-    try:
-        saved = torch.load(io.BytesIO(unsealed(content)), weights_only=True, map_location="cpu")
-        saved_run, step = dict(saved["run"]), need.whole("step", saved["step"], 0)
-    except Exception as error:  # a broken file fails in many ways: zip, pickle, missing keys
-        raise ValueError(
-            f"{path} is not a whole checkpoint of this program ({error}); move it away, or delete it, to "
-            "train this part anew"
-        ) from error
+    saved = read(path)
+    saved_run, step = saved["run"], saved["step"]
     parts = {name: part for name, part in saved.items() if name not in ("run", "step")}
     if not state.keys() <= parts.keys() or (run is not None and state.keys() != parts.keys()):
         raise ValueError(

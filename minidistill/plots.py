@@ -24,7 +24,7 @@ def image_rows(rows: dict[str, Tensor], columns: Whole = 10, title: str = "") ->
     figure, axes = plt.subplots(
         len(rows),
         1,
-        figsize=(6, 5 / columns * len(rows) + 0.4 * bool(title)),
+        figsize=(6.5, 5.5 / columns * len(rows) + 0.4 * bool(title)),
         squeeze=False,
         layout="constrained",
     )
@@ -33,11 +33,11 @@ def image_rows(rows: dict[str, Tensor], columns: Whole = 10, title: str = "") ->
         framed = torch.nn.functional.pad(images[:columns].detach().float().cpu(), (0, 1), value=1.0)
         strip = rearrange(framed, "n 1 h w -> h (n w)")[:, :-1].numpy()
         axis.imshow(strip, cmap="gray", vmin=-1, vmax=1, interpolation="nearest", aspect="equal")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -113,20 +113,41 @@ def weight(kind: str, log_snr: Time, gamma: Number = 5.0) -> Time:
     return found.to(log_snr.dtype)
 
 
+def logit_normal_times(
+    b: Whole, mean: Number = 0.0, std: Number = 1.0, generator: Generator = None, device=None
+) -> Time:
+    """b independent times in (0, 1), most of them in the middle: the sigmoid of N(mean, std^2).
+
+    Esser et al. (2024), section 3.1. Near t = 0 every network is right and near t = 1 only the mean can be
+    said; in the middle the image is decided. On the generator's device, if none is given. Raises ValueError
+    for std < 0 and b < 1.
+    """
+    device = generator.device if device is None and generator is not None else device
+    mean, std = need.number("mean", mean), need.number("std", std, least=0)
+    return torch.sigmoid(mean + std * torch.randn(need.whole("b", b), generator=generator, device=device))
+
+
 def diffusion_loss(
-    denoiser: Denoiser, x: Batch, schedule: Schedule, weighting: str = "snr+1", generator: Generator = None
+    denoiser: Denoiser,
+    x: Batch,
+    schedule: Schedule,
+    weighting: str = "snr+1",
+    generator: Generator = None,
+    t: Time | None = None,
 ) -> Time:
     """The teacher's loss: the distance of x_hat to the data, at a random time in (0, 1]: (b,).
 
-    Salimans & Ho (2022), algorithm 1. Mean over each sample, weighted; no clipping. Time and noise are drawn
-    for each sample on its own, from the generator, which alone decides, or from torch's. Raises ValueError
-    for an unknown weighting, and for an answer of another shape than x.
+    Salimans & Ho (2022), algorithm 1. Mean over each sample, weighted; no clipping. The times are t, or
+    uniform without it. They and the noise are drawn for each sample on its own, from the generator, which
+    alone decides, or from torch's. Raises ValueError for an unknown weighting, for times that are not one
+    for each sample, and for an answer of another shape than x.
     """
     need.samples(x=x)
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
 
-    # rand can be 0, where the weight is infinite, but never 1
-    t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=need.wide(x.dtype), device=x.device)
+    if t is None:  # rand can be 0, where the weight is infinite, but never 1
+        t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=need.wide(x.dtype), device=x.device)
+    need.each("t", t, x)
     eps = randn_like(x, generator)
     z = mix(x, eps, t, schedule)
     x_hat = ask(denoiser, z, t, "x")

@@ -27,6 +27,7 @@ from minidistill.progressive import (
     Student,
     diffusion_loss,
     halvings,
+    logit_normal_times,
     progressive_loss,
     quotient_target,
     two_step_target,
@@ -41,6 +42,8 @@ CHECKS = [
     checks.check_weight,
     checks.check_progressive_loss,
     checks.check_diffusion_loss,
+    checks.check_diffusion_loss_at,
+    checks.check_logit_normal_times,
     checks.check_halvings,
 ]
 
@@ -936,7 +939,95 @@ QUOTIENTS = {
         lambda f, z, t, n, schedule: quotient_target(f, z, t, n, cosine), "The schedule is ignored"),
 }  # fmt: skip
 
+
+def at_times(
+    asked=lambda t, x, g: t, mixed=lambda t: t, weighed=lambda t: t, scale=lambda t: 1, law=None, noise=None
+):
+    """The teacher's loss at times of the caller's, with one thing changed."""
+
+    def loss(denoiser, x, schedule, weighting="snr+1", generator=None, t=None):
+        diffusion_loss(lambda z, t: z, x, schedule, weighting, torch.Generator(), t)  # refuses
+        t = asked(t, x, generator)
+        eps = (noise or (lambda x, g: torch.randn(x.shape, generator=g, dtype=x.dtype)))(x, generator)
+        found = denoiser(mix(x, eps, mixed(t), schedule), t)
+        error = (found - x).square().flatten(1).mean(1)
+        return progressive.weight(weighting, log_snr(schedule, weighed(t))) * error * scale(t)
+
+    return loss
+
+
+AT = {
+    "the times are not used [argument]": (at_times(lambda t, x, g: 1 - torch.rand(len(x), generator=g, dtype=x.dtype)), "at the times t that are given"),
+    "the times in another order [argument]": (at_times(lambda t, x, g: t.flip(0)), "at the times t that are given"),
+    "the times sorted in place [argument]": (at_times(lambda t, x, g: t.copy_(t.sort().values)), "do not change them"),
+    "the first time for all [argument]": (at_times(lambda t, x, g: t[:1].expand(len(x))), "at the times t that are given"),
+    "rounded to a grid [argument]": (at_times(lambda t, x, g: (t * 1000).round() / 1000), "at the times t that are given"),
+    "reversed time [formula]": (at_times(lambda t, x, g: 1 - t), "at the times t that are given"),
+    "mixed at another time [formula]": (at_times(mixed=lambda t: 1 - t), "z is mixed at 1 - t|noise"),
+    "the weight at another time [formula]": (at_times(weighed=lambda t: t.flip(0)), "weight is that of the times"),
+    "weighed by the law too [formula]": (at_times(scale=lambda t: (t - 0.05).clamp(min=1e-12).sqrt()), "No weight for how often"),
+    "no weight at these times [formula]": (
+        lambda f, x, schedule, weighting="snr+1", generator=None, t=None: diffusion_loss(f, x, schedule, "constant", generator, t), "SNR \\+ 1"),
+    "the noise from elsewhere [random]": (at_times(noise=lambda x, g: torch.randn_like(x)), "noise must come from the generator"),
+    "the noise of a restarted generator [random]": (
+        at_times(noise=lambda x, g: torch.randn(x.shape, generator=restarted(g), dtype=x.dtype)), "draw the same noise"),
+    "the denoiser asked in float64 [precision]": (at_times(lambda t, x, g: t.double()), "dtype of z"),
+    "one time for all accepted [refusal]": (
+        lambda f, x, schedule, w="snr+1", generator=None, t=None: diffusion_loss(
+            f, x, schedule, w, generator, t.expand(len(x)) if len(t) == 1 else t), "one time for all"),
+    "a column accepted [refusal]": (
+        lambda f, x, schedule, w="snr+1", generator=None, t=None: diffusion_loss(f, x, schedule, w, generator, t.flatten()), "a column"),
+    "integers accepted [refusal]": (
+        lambda f, x, schedule, w="snr+1", generator=None, t=None: diffusion_loss(
+            f, x, schedule, w, generator, t if t.is_floating_point() else t / 1000 + 0.001), "integers"),
+}  # fmt: skip
+
+
+def logit_times(draw):
+    """Times as the package draws them, refusals included, from another law."""
+
+    def times(b, mean=0.0, std=1.0, generator=None):
+        logit_normal_times(b, mean, std, torch.Generator())
+        return draw(b, mean, std, generator)
+
+    return times
+
+
+def gauss(b, g):
+    return torch.randn(b, generator=g)
+
+
+LOGITS = {
+    "uniform times [formula]": (logit_times(lambda b, m, s, g: torch.rand(b, generator=g)), "another law"),
+    "the logit itself [formula]": (logit_times(lambda b, m, s, g: m + s * gauss(b, g)), "take the sigmoid"),
+    "lognormal times [formula]": (logit_times(lambda b, m, s, g: (m + s * gauss(b, g)).exp()), "take the sigmoid"),
+    "tanh [formula]": (logit_times(lambda b, m, s, g: (m + s * gauss(b, g)).tanh() / 2 + 0.5), "another law"),
+    "Gaussian distribution function [formula]": (
+        logit_times(lambda b, m, s, g: torch.special.ndtr(m + s * gauss(b, g).double()).clamp(1e-12, 1 - 1e-12)), "another law|not Gaussian"),
+    "the variance for std [formula]": (logit_times(lambda b, m, s, g: (m + s**0.5 * gauss(b, g)).sigmoid()), "not its variance"),
+    "std squared [formula]": (logit_times(lambda b, m, s, g: (m + s * s * gauss(b, g)).sigmoid()), "squared here"),
+    "std ignored [argument]": (logit_times(lambda b, m, s, g: (m + gauss(b, g)).sigmoid()), "std is not used"),
+    "mean ignored [argument]": (logit_times(lambda b, m, s, g: (s * gauss(b, g)).sigmoid()), "mean is that of the logit"),
+    "1 - t [formula]": (logit_times(lambda b, m, s, g: (-m - s * gauss(b, g)).sigmoid()), "1 is noise"),
+    "laplace [formula]": (logit_times(lambda b, m, s, g: m + s / 2**0.5 * torch.distributions.Laplace(0.0, 1.0).icdf(
+        torch.rand(b, generator=g).clamp(1e-6, 1 - 1e-6))), "take the sigmoid"),
+    "a sigmoid of uniform numbers [formula]": (
+        logit_times(lambda b, m, s, g: (m + s * 12**0.5 * (torch.rand(b, generator=g) - 0.5)).sigmoid()), "not Gaussian|tails"),
+    "clamped away from the ends [end]": (logit_times(lambda b, m, s, g: (m + s * gauss(b, g).clamp(-3, 3)).sigmoid()), "another law|tails"),
+    "one time for all [random]": (logit_times(lambda b, m, s, g: (m + s * gauss(1, g)).sigmoid().expand(b)), "draw each by itself"),
+    "sorted [random]": (logit_times(lambda b, m, s, g: (m + s * gauss(b, g)).sigmoid().sort().values), "one decides the next"),
+    "stratified [random]": (logit_times(lambda b, m, s, g: (m + s * torch.special.ndtri(
+        (torch.randperm(b, generator=g) + torch.rand(b, generator=g, dtype=torch.float64)) / b)).sigmoid()), "spread evenly"),
+    "the generator ignored [random]": (logit_times(lambda b, m, s, g: (m + s * torch.randn(b)).sigmoid()), "come from the generator"),
+    "the same in each call [random]": (logit_times(lambda b, m, s, g: (m + s * gauss(b, restarted(g))).sigmoid()), "draw the same t"),
+    "a column [shape]": (logit_times(lambda b, m, s, g: (m + s * gauss(b, g)).sigmoid()[:, None]), r"\(b,\)"),
+    "b = 0 accepted [refusal]": (lambda b, *a, **k: logit_normal_times(max(b, 1), *a, **k), "b = 0"),
+    "a negative std accepted [refusal]": (lambda b, m=0.0, s=1.0, generator=None: logit_normal_times(b, m, abs(s), generator), "negative std"),
+}  # fmt: skip
+
 PLANTED = {
+    checks.check_diffusion_loss_at: AT,
+    checks.check_logit_normal_times: LOGITS,
     checks.check_two_step_target: TARGETS,
     checks.check_quotient_target: QUOTIENTS,
     checks.check_weight: WEIGHTS,
@@ -1142,6 +1233,11 @@ RIGHT = {
     "the noise before i": (checks.check_progressive_loss, noise_first),
     "one buffer for student and teacher": (checks.check_progressive_loss, loss_in_one_buffer),
     "the target in float64": (checks.check_progressive_loss, loss_with(target=by_determinants_in_float64)),
+    "times given, step by step": (checks.check_diffusion_loss_at, at_times()),
+    "times given, in place": (checks.check_diffusion_loss_at, at_times(lambda t, x, g: t.clone().mul_(1))),
+    "by log-odds": (checks.check_logit_normal_times, logit_times(lambda b, m, s, g: 1 / (1 + (-m - s * gauss(b, g)).exp()))),
+    "in float64": (checks.check_logit_normal_times, logit_times(
+        lambda b, m, s, g: (m + s * torch.randn(b, generator=g, dtype=torch.float64)).sigmoid())),
     "t before the noise": (checks.check_diffusion_loss, diffusion_with()),
     "the noise before t": (checks.check_diffusion_loss, noise_before_time),
     "times in float64": (checks.check_diffusion_loss, times_in_float64),

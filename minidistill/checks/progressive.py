@@ -14,6 +14,7 @@ from minidistill import progressive
 from minidistill.checks import (
     Likely,
     accepts,
+    alike,
     close,
     close_in_float32,
     column,
@@ -768,6 +769,88 @@ def check_diffusion_loss(diffusion_loss=progressive.diffusion_loss, seed: int = 
     for other in SHAPES:
         hint = f"An answer of shape {tuple(other(x).shape)} for x of {tuple(x.shape)} must be refused."
         refuses(lambda: diffusion_loss(lambda z, t: other(z), x, cosine), hint)
+
+
+def check_diffusion_loss_at(diffusion_loss=progressive.diffusion_loss, seed: int = 0) -> None:
+    """With times of the caller's: these are asked for, weighted, and the generator draws the noise alone."""
+    g, draws = (torch.Generator().manual_seed(seed + k) for k in (0, 1))
+    denoiser = lambda z, t: torch.sin(z) + z / 2 + 6 * column(t, z)
+    for dtype in (torch.float64, torch.float32):
+        x, seen = normal(600, 3, generator=g).to(dtype), []
+        # none of them is 0, where the weight is infinite
+        t = (0.05 + 0.95 * torch.rand(600, generator=g, dtype=torch.float64).square()).to(dtype)
+        kept = t.clone()
+        loss = diffusion_loss(recorded(denoiser, seen), x, cosine, generator=draws, t=t)
+        assert torch.equal(t, kept), "The times are the caller's: do not change them."
+        assert len(seen) == 1, f"The denoiser is asked once, for the whole batch, not {len(seen)} times."
+        z, asked = seen[0]
+        assert alike(asked, t, 1e-6), "The denoiser is asked at the times t that are given."
+        assert asked.dtype == dtype, "The denoiser gets t in the dtype of z."
+        at_t = cosine(t.double())
+        check_noise(z.double(), x.double(), at_t, [t < 0.3, t >= 0.3], {"1 - t": cosine(1 - t.double())})
+        error = mean_square(denoiser(z, t) - x).double()
+        snr = (at_t[0] / at_t[1]) ** 2
+        likely = {
+            "The weight is that of the times which are given, not of others.": (snr.flip(0) + 1) * error,
+            "No weight for how often a time comes: whoever gives the times has chosen it.": (
+                (snr + 1) * error * (t.double() - 0.05).clamp(min=1e-12).sqrt()
+            ),
+            "The loss has its weight at every time: SNR + 1.": error,
+        }
+        hint = "SNR + 1 at the times that are given, times the mean over each sample of (x_hat - x)^2."
+        explained(loss.double(), (snr + 1) * error, hint, likely, 1e-8 if dtype == torch.float64 else 1e-4)
+
+    x, t = normal(64, 2, generator=g), torch.full((64,), 0.5, dtype=torch.float64)
+
+    def noises(generator):
+        seen = []
+        diffusion_loss(recorded(denoiser, seen), x, cosine, generator=generator, t=t)
+        return {"noise": (seen[0][0] - x * 0.5**0.5) / 0.5**0.5}
+
+    check_randomness(noises, {"noise": lambda g: torch.randn(x.shape, generator=g, dtype=x.dtype)}, seed)
+    for name, bad in {"one time for all": t[:1], "a column": t[:, None], "integers": t.long()}.items():
+        refuses(lambda: diffusion_loss(denoiser, x, cosine, t=bad), f"t, (64,), and not {name}: refuse it.")
+
+
+def check_logit_normal_times(logit_normal_times=progressive.logit_normal_times, seed: int = 0) -> None:
+    """The logit is Gaussian, each time drawn by itself, the generator decides. Bounds: 6 standard errors."""
+    n, g = 50_000, torch.Generator().manual_seed(seed)
+    for args in ((), (0.8, 1.6), (-0.5, 0.3)):
+        mean, std = args or (0.0, 1.0)
+        t = accepts(lambda: logit_normal_times(n, *args, generator=g), f"mean and std {mean}, {std}")
+        assert isinstance(t, Tensor) and t.shape == (n,), "b times, (b,)."
+        assert ((t >= 0) & (t <= 1)).all(), "Times lie between 0 and 1: take the sigmoid."
+        logit = torch.logit(t.double())
+        assert logit.isfinite().all(), "No time is 0 or 1 here: are they clamped, or rounded?"
+        center, spread = ((logit - mean) / std).mean().item(), ((logit - mean) / std).std().item()
+        likely = {
+            "all times are one number: draw each by itself": 0.0,
+            "std is the standard deviation of the logit, not its variance": std**-0.5,
+            "std is the standard deviation of the logit: it is squared here": std,
+            "std is not used": 1 / std,
+        }
+        near = lambda value, other: abs(value - other) < 6 / n**0.5 * other + 1e-6
+        hint = next((says for says, wrong in likely.items() if near(spread, wrong)), "another law")
+        given = f"logit t ~ N({mean}, {std}^2), yours N({mean + std * center:.3f}, {std * spread:.3f}^2)"
+        assert near(spread, 1), f"{given}: {hint}."
+        flipped = abs((torch.logit(1 - t.double()).mean() - mean) / std) < 6 / n**0.5 and mean
+        hint = "t and 1 - t are exchanged: 1 is noise" if flipped else "mean is that of the logit"
+        assert abs(center) < 6 / n**0.5, f"{given}: {hint}."
+        u = (logit - mean) / std
+        hint = "Each time is drawn by itself, and here one decides the next: are they sorted?"
+        assert abs((u[1:] * u[:-1]).mean()) < 6 / n**0.5, hint
+        rank = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+        worst = (torch.special.ndtr(u.sort().values) - rank).abs().max().item()
+        # Kolmogorov and Smirnov: above 3.2 / sqrt(n) once in a billion, below 0.2 / sqrt(n) as well
+        assert worst < 3.2 / n**0.5, "The logit has the right mean and deviation, but is not Gaussian."
+        assert worst > 0.2 / n**0.5, "Each time is drawn by itself: yours are spread evenly over the batch."
+        assert u.max() > 3.3 and u.min() < -3.3, "The tails are missing: nothing is clamped or cut off."
+    by_hand = {"t": lambda g: torch.sigmoid(torch.randn(64, generator=g)).double()}
+    check_randomness(lambda g: {"t": logit_normal_times(64, generator=g).double()}, by_hand, seed)
+    same = accepts(lambda: logit_normal_times(3, 0.5, 0.0), "std = 0").double()
+    close(same, torch.full((3,), 0.5).double().sigmoid(), "With std = 0 all times are sigmoid(mean).", 1e-6)
+    for name, args in {"b = 0": (0,), "b = -1": (-1,), "a negative std": (4, 0.0, -1.0)}.items():
+        refuses(lambda: logit_normal_times(*args), f"{name} must be refused.")
 
 
 def check_halvings(halvings=progressive.halvings, seed: int = 0) -> None:

@@ -16,16 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from minidistill import data, plots
+from minidistill.checkpoints import archive, read
+from minidistill.checkpoints import load as load_weights
 from minidistill.dit import DiT
 from minidistill.metrics import Classifier, flow_map_error, frechet_distance
-from minidistill.parameterization import as_denoiser
-from minidistill.progressive import Student, diffusion_loss
+from minidistill.parameterization import Denoiser, as_denoiser, guided
+from minidistill.progressive import Student, diffusion_loss, logit_normal_times
 from minidistill.samplers import ddim
-from minidistill.schedules import cosine, time_grid
+from minidistill.schedules import Schedule, cosine, time_grid
 from minidistill.train import train
 
 TEACHER_STEPS = 32  # DDIM steps of the teacher
+GUIDANCE = 1.5  # of the second teacher in a table
 JUDGE_UPDATES = 800
+UPDATES = {"digits": 1600, "mnist": 12000, "fashion_mnist": 12000}
 
 
 def options(add: Callable) -> None:
@@ -40,9 +44,19 @@ def options(add: Callable) -> None:
     add(
         "--updates",
         type=int,
-        default=1600,
-        help="training updates of the teacher; its students together take as many (default: %(default)s)",
+        help="training updates of the teacher; its students together take as many (default: 1600 for digits, "
+        "12000 for the others)",
     )
+
+
+def guidance_option(add: Callable) -> None:
+    """For students that learn from a guided teacher."""
+    add("--guidance", type=float, default=1.0, help="guidance scale of the teacher; 1, the default, is none")
+
+
+def default_updates(name: str) -> int:
+    """As many updates as the data needs."""
+    return UPDATES[name]
 
 
 def load(args: argparse.Namespace) -> list[Tensor]:
@@ -63,21 +77,38 @@ def images(name: str, folder: str | Path | None = None) -> list[Tensor]:
 
 
 def network(x: Tensor) -> DiT:
-    """A DiT for images of this size: 0.24M parameters for 8x8 digits, 0.94M for 28x28."""
-    size = {"patch": 2, "dim": 64} if x.shape[-1] == 8 else {"patch": 4, "dim": 128}
+    """A DiT for images of this size: 0.24M parameters for 8x8 digits, 0.54M for 28x28."""
+    size = {"patch": 2, "dim": 64} if x.shape[-1] == 8 else {"patch": 4, "dim": 96}
     return DiT(**size, depth=3, classes=10)
+
+
+def batch(x: Tensor) -> int:
+    """Images of an update. Of 28x28 ones few: many small updates learn more in a minute than few large."""
+    return 128 if x.shape[-1] == 8 else 32
 
 
 def train_teacher(
     net: DiT, ema: DiT, x: Tensor, y: Tensor, steps: int, **options
 ) -> Iterator[tuple[int, Tensor]]:
-    """A diffusion model of x given its label. The teacher is `ema`."""
+    """A diffusion model of x given its label; a tenth are dropped, for guidance. The teacher is `ema`."""
     data_std = x.std().item()
 
     def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        return diffusion_loss(as_denoiser(net, cosine, data_std, label=y), x, cosine, generator=generator)
+        t = logit_normal_times(len(x), generator=generator)
+        dropped = torch.rand(len(x), generator=generator, device=x.device) < 0.1
+        denoiser = as_denoiser(net, cosine, data_std, label=torch.where(dropped, net.null, y))
+        return diffusion_loss(denoiser, x, cosine, generator=generator, t=t)
 
-    return train(net, loss, (x, y), steps, ema=ema, **options)
+    return train(net, loss, (x, y), steps, batch(x), ema=ema, **options)
+
+
+def guided_denoiser(net: DiT, schedule: Schedule, data_std: float, label: Tensor, scale: float) -> Denoiser:
+    """The network's denoiser, guided away from that without a label. Scale 1 asks once."""
+    denoiser = as_denoiser(net, schedule, data_std, label=label)
+    if scale == 1:
+        return denoiser
+    unlabelled = as_denoiser(net, schedule, data_std, label=torch.full_like(label, net.null))
+    return guided(denoiser, unlabelled, scale)
 
 
 def train_judge(net: Classifier, x: Tensor, y: Tensor, steps: int, **options) -> Iterator[tuple[int, Tensor]]:
@@ -99,15 +130,25 @@ class Contestant(NamedTuple):
     mflop: float | None = None  # of a sample
 
 
-def by_ddim(model: str, net: DiT, data_std: float, steps: int) -> Contestant:
+def by_ddim(model: str, net: DiT, data_std: float, steps: int, guidance: float = 1.0) -> Contestant:
     """A denoiser in `steps` DDIM steps. A student knows its own number of steps."""
 
     def sample(noise: Tensor, labels: Tensor) -> Tensor:
-        denoiser = as_denoiser(net, cosine, data_std, label=labels)
+        denoiser = guided_denoiser(net, cosine, data_std, labels, guidance)
         denoiser = Student(denoiser, steps) if model == "student" else denoiser
         return ddim(denoiser, noise, time_grid(steps), cosine)
 
     return Contestant(model, steps, sample)
+
+
+def teachers(net: DiT, data_std: float, guidance: float = 1.0) -> list[Contestant]:
+    """The reference, as its students learn from it; and the other, since guidance trades the distance to the
+    data for digits that are easy to read."""
+    other, name = (GUIDANCE, f"guided {GUIDANCE}") if guidance == 1 else (1.0, "unguided")
+    return [
+        by_ddim("teacher", net, data_std, TEACHER_STEPS, guidance),
+        by_ddim(f"teacher {name}", net, data_std, TEACHER_STEPS, other),
+    ]
 
 
 def fresh_generator(noise: Tensor, seed: int) -> torch.Generator:
@@ -187,14 +228,34 @@ def as_csv(table: Sequence[dict]) -> bytes:
 
 
 def result(
-    contestants: Sequence[Contestant], judge: Classifier, data: Sequence[Tensor], seed: int
+    contestants: Sequence[Contestant],
+    judge: Classifier,
+    data: Sequence[Tensor],
+    args: argparse.Namespace,
+    models: dict[str, nn.Module],
 ) -> tuple[str, dict[str, bytes]]:
-    """The comparison of a run on images: the table to print, and the files, with a picture of the samples."""
+    """The comparison of a run on images: the table to print, and the files: samples as a picture, weights."""
     x, _, x_test, y_test = data
-    table, samples = compare(contestants, judge, x, x_test, y_test, seed=seed)
+    table, samples = compare(contestants, judge, x, x_test, y_test, seed=args.seed)
     # the reference, then every model in few steps
     few = sorted({steps for _, steps in samples})[:3][-1]
     shown = sorted((k for k in samples if k[1] <= few), key=lambda k: (k[0] != "undistilled", k))
     rows = {f"{model}, {n}": samples[model, n] for model, n in (next(iter(samples)), *shown)}
     picture = plots.png(plots.image_rows(rows))
-    return markdown(table), {"samples.png": picture, "table.csv": as_csv(table)}
+    files = {"samples.png": picture, "table.csv": as_csv(table)}
+    for name, net in models.items():
+        files[f"{name.replace(' ', '-')}-weights.pt"] = weights(net, name, x.std().item(), args)
+    return markdown(table), files
+
+
+def weights(net: nn.Module, name: str, data_std: float, args: argparse.Namespace) -> bytes:
+    """What a sampler needs of a trained model, in half precision, for `trained`."""
+    half = {key: value.half().cpu() for key, value in net.state_dict().items()}
+    run = {"data": args.data, "model": name, "seed": args.seed, "data_std": data_std}
+    return archive({"ema": half, "step": args.updates, "run": run})
+
+
+def trained(path: str | Path, net: DiT) -> float:
+    """Puts the weights of a run into net. Returns the standard deviation of the data it was trained on."""
+    load_weights(path, {"ema": net})
+    return read(path)["run"]["data_std"]

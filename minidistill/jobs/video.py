@@ -227,7 +227,9 @@ def result(
     picture = plots.image_rows(still, FRAMES, title="one video, frame by frame")
     files = {"samples.gif": plots.animation(samples), "samples.png": plots.png(picture)}
     for name, model in nets.items():  # without the optimizer: all that a video needs
-        weights = {"ema": model.state_dict(), "step": updates[name]}
-        weights["run"] = {"data": args.data, "model": name, "seed": args.seed}
-        files[f"{name.replace(' ', '-')}-weights.pt"] = archive(weights)
+        half = {key: value.half().cpu() for key, value in model.state_dict().items()}
+        run = {"data": args.data, "model": name, "seed": args.seed}
+        files[f"{name.replace(' ', '-')}-weights.pt"] = archive(
+            {"ema": half, "step": updates[name], "run": run}
+        )
     return contest.markdown(table, COLUMNS), files | {"table.csv": contest.as_csv(table)}
