@@ -108,12 +108,19 @@ def run(args: argparse.Namespace) -> None:
     refuse_another_run(args.out, settings(args), args.resume or not first)
     data = [part.to(args.device) for part in job.load(args)]
 
+    if first:
+        minutes = max(1, round(job.minutes(args)))
+        hint = "Ctrl-C saves, and the same command with --resume goes on"
+        print(f"About {minutes} min on two processor cores. {hint}.", file=sys.stderr)
     with alone(args.out) if first else contextlib.nullcontext():
         if first and not (args.out / "settings.json").exists():  # now nothing can be refused any more
             write_atomically(f"{json.dumps(settings(args), indent=2)}\n".encode(), args.out / "settings.json")
         comparison = job.run(args, training(args, updates, first), data)
         if first:
-            print("Trained. Now the comparison, which takes up to a minute.", file=sys.stderr)
+            print(
+                "Trained. Now the comparison, which takes a minute or a few.",
+                file=sys.stderr,
+            )
             text, files = comparison()
             for name, content in files.items():
                 write_atomically(content, args.out / name)

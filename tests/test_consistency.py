@@ -2,7 +2,7 @@
 
 The numbers are those of the list of mistakes that people made. Not planted: 17 (the target from an average of old
 weights, or the average's direction swapped) and 35 (samples from the raw weights, or in train mode) are choices of
-the training loop: lesson 05 shows the first by training, test_train holds the average to a reference, and
+the training loop: the appendix on curricula shows the first by training, test_train holds the average to a reference, and
 `boundary` and `as_denoiser` have no mode. 3 and 36 are mistakes of the parameterization and 29 to 33 of the
 sampler, and are planted in their tests.
 """

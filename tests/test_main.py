@@ -16,8 +16,8 @@ from PIL import Image
 
 from minidistill import __main__ as program
 from minidistill import jobs, train
-from minidistill.__main__ import main
-from minidistill.checkpoints import alone
+from minidistill.__main__ import main, parse
+from minidistill.checkpoints import alone, load
 from minidistill.jobs import contest, ect, progressive, pyramid, video
 from minidistill.metrics import Classifier
 
@@ -25,7 +25,7 @@ from minidistill.metrics import Classifier
 @pytest.fixture
 def short(monkeypatch):
     """The whole job in two seconds: a teacher of 8 steps, a judge that knows little, a hundred samples."""
-    for job in (progressive, ect):
+    for job in (progressive, contest):
         monkeypatch.setattr(job, "TEACHER_STEPS", 8)
     monkeypatch.setattr(contest, "compare", partial(contest.compare, n=100))
     monkeypatch.setattr(contest, "JUDGE_UPDATES", 20)
@@ -47,16 +47,18 @@ def test_the_job(short, tmp_path, capsys):
     assert go(tmp_path) == 0
     rows = table(tmp_path)
     assert [(row["model"], row["steps"]) for row in rows] == [
-        ("teacher", "8"), ("undistilled", "4"), ("student", "4"), ("undistilled", "2"), ("student", "2"),
+        ("teacher", "8"), ("teacher guided 1.5", "8"), ("undistilled", "4"), ("student", "4"), ("undistilled", "2"), ("student", "2"),
         ("undistilled", "1"), ("student", "1"), ("real test data", ""),
     ]  # fmt: skip
-    assert float(rows[0]["distance"]) == 0 and float(rows[5]["distance"]) > 0
+    assert float(rows[0]["distance"]) == 0 and float(rows[6]["distance"]) > 0
     files = {
         "judge.pt",
         "teacher.pt",
         "student-4.pt",
         "student-2.pt",
         "student-1.pt",
+        "teacher-weights.pt",
+        "student-1-weights.pt",
         "table.csv",
         "samples.png",
     }
@@ -64,21 +66,57 @@ def test_the_job(short, tmp_path, capsys):
     assert json.loads((tmp_path / "settings.json").read_text())["seed"] == 0
     printed = capsys.readouterr().out
     assert "| undistilled | 1 |" in printed and str(tmp_path) in printed
+    # the weights are those of the checkpoint in half precision, and say what they were trained on
+    net, whole = (contest.network(torch.zeros(1, 1, 8, 8)) for _ in range(2))
+    data_std = contest.trained(tmp_path / "teacher-weights.pt", net)
+    assert data_std == pytest.approx(contest.images("digits")[0].std().item())
+    load(tmp_path / "teacher.pt", {"ema": whole})
+    for ours, theirs in zip(net.parameters(), whole.parameters()):
+        assert torch.equal(ours, theirs.half().float())
     # a checkpoint is plain weights
     contest.network(torch.zeros(1, 1, 8, 8)).load_state_dict(
         torch.load(tmp_path / "student-1.pt", weights_only=True)["net"]
     )
 
 
+def test_a_guided_teacher(short, tmp_path):
+    """Its students learn the guided answers, and the table says what guidance does to the teacher."""
+    assert go(tmp_path / "plain") == go(tmp_path / "guided", "--guidance", "3") == 0
+    plain, guided = table(tmp_path / "plain"), table(tmp_path / "guided")
+    assert [row["model"] for row in guided[:2]] == ["teacher", "teacher unguided"]
+    judged = ("frechet", "accuracy")  # the distance is to another reference
+    assert [guided[1][key] for key in judged] == [plain[0][key] for key in judged]
+    assert guided[0]["frechet"] != plain[0]["frechet"] and float(guided[1]["distance"]) > 0
+    weights = [
+        torch.load(tmp_path / name / "student-4.pt", weights_only=True)["net"]["out.weight"]
+        for name in ("plain", "guided")
+    ]
+    assert not torch.equal(*weights)
+
+
+def test_the_time_is_said_before_it_starts(short, tmp_path, capsys, monkeypatch):
+    for job in jobs.methods().values():
+        args = argparse.Namespace(data="mnist", updates=12000)
+        assert job.minutes(args) == 2 * job.minutes(argparse.Namespace(data="mnist", updates=6000))
+    assert go(tmp_path / "run") == 0
+    assert capsys.readouterr().err.startswith("About 1 min on two processor cores. Ctrl-C saves")
+
+
+def test_as_many_updates_as_the_data_needs():
+    assert parse(["ect"]).updates == 1600
+    assert parse(["ect", "--data", "mnist"]).updates == 12000
+    assert parse(["ect", "--data", "mnist", "--updates", "30"]).updates == 30
+
+
 def test_ect(short, tmp_path, capsys):
     assert go(tmp_path, method="ect") == 0
     rows = table(tmp_path)
     assert [(row["model"], row["steps"]) for row in rows] == [
-        ("teacher", "8"), ("undistilled", "8"), ("undistilled", "4"), ("ect", "4"), ("undistilled", "2"), ("ect", "2"),
+        ("teacher", "8"), ("teacher guided 1.5", "8"), ("undistilled", "8"), ("undistilled", "4"), ("ect", "4"), ("undistilled", "2"), ("ect", "2"),
         ("undistilled", "1"), ("ect", "1"), ("real test data", ""),
     ]  # fmt: skip
     # one jump starts from the teacher's noise and ends at an image of its own; two add noise in between
-    assert float(rows[7]["distance"]) > 0 and rows[5]["distance"] == ""
+    assert float(rows[8]["distance"]) > 0 and rows[6]["distance"] == ""
     assert {"judge.pt", "teacher.pt", "ect.pt", "samples.png"} <= {path.name for path in tmp_path.iterdir()}
     assert "| ect | 2 |  |" in capsys.readouterr().out
 
@@ -286,11 +324,11 @@ def test_a_method_is_one_file(short, tmp_path, monkeypatch, capsys):
     """A new file in the folder of the methods is a method; nothing else has to know it."""
     text = Path(progressive.__file__).read_text().replace("Halves", "Again halves")
     (tmp_path / "again.py").write_text(
-        text.replace("TEACHER_STEPS,", "").replace("options, load", "TEACHER_STEPS = 2\noptions, load")
+        text.replace("TEACHER_STEPS,", "").replace("\nload,", "\nTEACHER_STEPS = 2\nload,")
     )
     monkeypatch.setattr(jobs, "__path__", [*jobs.__path__, str(tmp_path)])
     assert go(tmp_path / "out", method="again") == 0
-    assert [row["model"] for row in table(tmp_path / "out")][:2] == ["teacher", "undistilled"]
+    assert [row["model"] for row in table(tmp_path / "out")][1:3] == ["teacher guided 1.5", "undistilled"]
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "  again        Again halves the steps" in capsys.readouterr().out
@@ -321,7 +359,7 @@ import importlib, pathlib, minidistill
 for path in sorted(pathlib.Path(minidistill.__path__[0]).glob("[!_]*.py")):
     if path.stem != "plots":
         importlib.import_module(f"minidistill.{path.stem}")
-from minidistill.__main__ import main
+from minidistill.__main__ import main, parse
 sys.exit(main(["ect"]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -338,7 +376,7 @@ def test_two_processes(tmp_path):
     )  # fmt: skip
     assert run.returncode == 0 and run.stdout.count("real test data") == 1, run.stderr[-2000:]
     assert run.stderr.count("Now the comparison") == 1
-    assert len(table(tmp_path)) == 12
+    assert len(table(tmp_path)) == 13
 
 
 @pytest.mark.slow
@@ -469,7 +507,7 @@ def test_the_picture_is_there_though_nobody_reads_the_table(short, tmp_path, mon
     with monkeypatch.context() as patch, os.fdopen(writer, "w") as nobody:
         patch.setattr(sys, "stdout", nobody)
         assert go(tmp_path) == 141
-    assert (tmp_path / "samples.png").exists() and len(table(tmp_path)) == 8
+    assert (tmp_path / "samples.png").exists() and len(table(tmp_path)) == 9
     assert "Traceback" not in capsys.readouterr().err
 
 

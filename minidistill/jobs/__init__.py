@@ -3,7 +3,7 @@
     options(add)             its options, each by add(...), argparse's add_argument: --data, --updates, and
                              what is its own
     default_updates(data)    --updates, where that has no default of its own
-    MINUTES                  {data: what the run takes with the default updates on two CPU cores}
+    minutes(args)            how long a run takes on two processor cores, about; it is said before it starts
     stages(args)             its training stages in order, {name: updates}; refuses options that do not fit
     load(args)               its data, a list of tensors
     run(args, stage, data)   trains every stage, and returns the comparison: a function, which one process

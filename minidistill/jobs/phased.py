@@ -38,8 +38,6 @@ GRID = 40  # teacher steps that a phased student learns from: divided by 1, 2, 4
 
 load, default_updates = contest.load, contest.default_updates
 
-MINUTES = {"digits": 3, "mnist": 30, "fashion_mnist": 30}  # with the default updates, on two CPU cores
-
 
 def options(add: Callable) -> None:
     """Those of images, the plans, and guidance."""
@@ -51,6 +49,11 @@ def options(add: Callable) -> None:
         "share the updates (default: three students, of 1, 2 and 4 phases)",
     )
     contest.guidance_option(add)
+
+
+def minutes(args: argparse.Namespace) -> float:
+    """On two processor cores."""
+    return contest.minutes(args, digits=3, others=30)
 
 
 def stages(args: argparse.Namespace) -> dict[str, int]:

@@ -32,13 +32,16 @@ from minidistill.train import train
 
 load, default_updates = contest.load, contest.default_updates
 
-MINUTES = {"digits": 2, "mnist": 30, "fashion_mnist": 30}  # with the default updates, on two CPU cores
-
 
 def options(add: Callable) -> None:
     """Those of images, and guidance."""
     contest.options(add)
     contest.guidance_option(add)
+
+
+def minutes(args: argparse.Namespace) -> float:
+    """On two processor cores."""
+    return contest.minutes(args, digits=2, others=25)
 
 
 def stages(args: argparse.Namespace) -> dict[str, int]:
