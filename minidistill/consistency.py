@@ -37,7 +37,7 @@ from minidistill.schedules import Batch, Schedule, Time, coefficients, edm, like
 
 
 def boundary(t: Time, data_std: Number = 0.5, t_min: Number = 0.002) -> tuple[Time, Time, Time]:
-    """c_skip, c_out, c_in of f(z, t) = c_skip z + c_out F(c_in z), exact at t_min: f(z, t_min) = z.
+    """c_skip, c_out, c_in of f(z, t) = c_skip z + c_out F(c_in z, t), exact at t_min: f(z, t_min) = z.
 
     Song et al. (2023), appendix C: EDM's coefficients, with t - t_min for t in c_skip and in the numerator of
     c_out, and nowhere else. t_min = 0 gives EDM's own, whose boundary is at 0. This package needs neither to
