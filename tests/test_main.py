@@ -19,7 +19,7 @@ from minidistill import jobs, train
 from minidistill.__main__ import main, parse
 from minidistill.checkpoints import alone, load
 from minidistill.jobs import contest, ect, progressive, pyramid, video
-from minidistill.metrics import Classifier
+from minidistill.metrics import Classifier, flow_map_error
 
 
 @pytest.fixture
@@ -96,16 +96,50 @@ def test_a_guided_teacher(short, tmp_path):
 
 def test_the_time_is_said_before_it_starts(short, tmp_path, capsys, monkeypatch):
     for job in jobs.methods().values():
-        args = argparse.Namespace(data="mnist", updates=12000)
-        assert job.minutes(args) == 2 * job.minutes(argparse.Namespace(data="mnist", updates=6000))
+        whole, half = (
+            argparse.Namespace(data="mnist", updates=updates, equal="flops") for updates in (12000, 6000)
+        )
+        assert job.minutes(whole) == 2 * job.minutes(half) > 2
     assert go(tmp_path / "run") == 0
     assert capsys.readouterr().err.startswith("About 1 min on two processor cores. Ctrl-C saves")
+
+
+def test_full_size_gets_as_many_flops_or_as_many_updates():
+    flops, updates = (video.stages(parse(["video", "--equal", equal])) for equal in ("flops", "updates"))
+    assert flops["pyramid"] == updates["pyramid"] == updates["full size"] == 8000
+    assert flops["full size"] == round(8000 / 2.772)  # as the help says
 
 
 def test_as_many_updates_as_the_data_needs():
     assert parse(["ect"]).updates == 1600
     assert parse(["ect", "--data", "mnist"]).updates == 12000
     assert parse(["ect", "--data", "mnist", "--updates", "30"]).updates == 30
+
+
+CHECKPOINTS = Path(__file__).parents[1] / "notebooks" / "checkpoints"
+
+
+@torch.no_grad()
+def test_the_committed_mnist_models_do_what_their_table_says():
+    """From the first noises of the table: the one-step student ends where its guided teacher does."""
+    noise = torch.randn(1000, 1, 28, 28, generator=torch.Generator().manual_seed(0))[:50]
+    labels = torch.arange(50) % 10
+    nets = {name: contest.network(noise) for name in ("teacher", "student-1")}
+    data_std = [contest.trained(CHECKPOINTS / f"mnist-{name}.pt", net) for name, net in nets.items()]
+    assert data_std[0] == data_std[1] == pytest.approx(0.616, abs=0.001)
+    images = contest.by_ddim("teacher", nets["teacher"], data_std[0], 32, 1.5).sample(noise, labels)
+    one = contest.by_ddim("student", nets["student-1"], data_std[0], 1).sample(noise, labels)
+    with open(CHECKPOINTS / "mnist.csv", newline="") as file:
+        rows = {(row["model"], row["steps"]): row for row in csv.DictReader(file)}
+    distance = float(rows["student", "1"]["distance"])
+    assert flow_map_error(one, images)[0] == pytest.approx(distance, rel=0.15)
+    assert distance < float(rows["undistilled", "1"]["distance"]) / 2
+    assert float(rows["teacher", "32"]["accuracy"]) >= 0.97  # guided
+    assert float(rows["teacher unguided", "32"]["frechet"]) <= 2
+
+
+def test_the_committed_mnist_models_are_small():
+    assert sum(path.stat().st_size for path in CHECKPOINTS.glob("mnist*")) < 3.5e6
 
 
 def test_ect(short, tmp_path, capsys):

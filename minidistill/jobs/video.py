@@ -2,9 +2,9 @@
 
     minidistill video --data moving_digits --updates 20000
 
-The same network is trained twice, with as many FLOPs: with the pyramid in space and time, and at one size,
-with every frame of the past in full. They are compared from a class label alone, from one given frame and
-from several; the ball's label is its direction at first.
+The same network is trained twice, with as many FLOPs, or as many updates: with the pyramid in space and time,
+and at one size, with every frame of the past in full. They are compared from a class label alone, from one
+given frame and from several; the ball's label is its direction at first.
 """
 
 import argparse
@@ -48,20 +48,27 @@ def options(add: Callable) -> None:
         "--updates",
         type=int,
         default=8000,
-        help="training updates of the pyramid; the model at full size gets as many FLOPs "
-        "(default: %(default)s)",
+        help="training updates of the pyramid (default: %(default)s)",
+    )
+    add(
+        "--equal",
+        choices=["flops", "updates"],
+        default="flops",
+        help="what the model at full size gets as much of: training FLOPs, or updates, for 2.8 times as many "
+        "FLOPs (default: %(default)s)",
     )
 
 
 def minutes(args: argparse.Namespace) -> float:
     """On two processor cores."""
-    return 5 * args.updates / 8000
+    return (5 if args.equal == "flops" else 10) * args.updates / 8000
 
 
 def stages(args: argparse.Namespace) -> dict[str, int]:
     """The pyramid, then full size; a judge first, for digits."""
     judge = {"judge": contest.JUDGE_UPDATES} if args.data == "moving_digits" else {}
-    return judge | {"pyramid": args.updates, "full size": equal_updates(network(), args.updates)}
+    full = args.updates if args.equal == "updates" else equal_updates(network(), args.updates)
+    return judge | {"pyramid": args.updates, "full size": full}
 
 
 def load(args: argparse.Namespace) -> list[Tensor]:
