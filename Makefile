@@ -21,7 +21,7 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
 render: $(VENV)/installed-dev
-	$(VENV)/bin/python notebooks/render.py notebooks/*.ipynb
+	$(VENV)/bin/python notebooks/render.py notebooks/*.ipynb notebooks/appendix/*.ipynb
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
