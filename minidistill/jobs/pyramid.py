@@ -70,7 +70,7 @@ def images(x: Tensor) -> Tensor:
 def network(side: int) -> DiT:
     """A DiT for all sizes of the pyramid, up to 16 or 32; its answer is the velocity itself."""
     return (
-        DiT(patch=2, dim=64, depth=4, classes=10) if side == 16 else DiT(patch=4, dim=96, depth=3, classes=10)
+        DiT(patch=2, dim=64, depth=4, classes=10) if side == 16 else DiT(patch=4, dim=80, depth=3, classes=10)
     )
 
 
