@@ -91,11 +91,16 @@ def forward_flops(net: DiT, side: int, sizes: Sequence[Stage]) -> list[int]:
 def train_pyramid(
     net: DiT, ema: DiT, sizes: Sequence[Stage], x: Tensor, y: Tensor, steps: int, **options
 ) -> Iterator[tuple[int, Tensor]]:
-    """Pyramidal flow matching given the label; with one stage, plain flow matching. The teacher is `ema`."""
+    """Pyramidal flow matching given the label, of which a tenth are dropped, for guidance.
+
+    With one stage, plain flow matching. The teacher is `ema`.
+    """
 
     def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         u = 1 - torch.rand(len(x), generator=generator, device=x.device)
-        return pyramid_loss(net, x, randn_like(x, generator), u, sizes, label=y)
+        dropped = torch.rand(len(x), generator=generator, device=x.device) < 0.1
+        label = torch.where(dropped, net.null, y)
+        return pyramid_loss(net, x, randn_like(x, generator), u, sizes, label=label)
 
     return train(net, loss, (x, y), steps, batch=BATCH, lr=2e-3, ema=ema, **options)
 
