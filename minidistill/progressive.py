@@ -74,8 +74,8 @@ def quotient_target(teacher: Denoiser, z: Batch, t: Time, n: Whole, schedule: Sc
     """The same target as the paper writes it (algorithm 2): the x_hat whose DDIM step ends at z_s.
 
     For the lesson only: numerator and denominator are differences of near-equal numbers. In bfloat16 the
-    relative error is about n / 600 (root mean square), and for n = 1024 a quarter of the targets are not finite.
-    Raises ValueError as `two_step_target` does.
+    relative error is about n / 600 (root mean square), and for n = 1024 a quarter of the targets are no
+    numbers. Raises ValueError as `two_step_target` does.
     """
     t, m, s = grid_times(t, n)
     z_m = ddim_step(ask(teacher, z, t, "x"), z, t, m, schedule)
