@@ -1553,6 +1553,13 @@ def test_the_ball_is_where_the_table_says():
     assert float(full["mflop"]) > 3 * float(reported("ball", "pyramid", 4)["mflop"])
 
 
+def test_after_as_many_updates_full_size_is_better():
+    """What README and lesson say from the two tables: equal FLOPs are the pyramid's case, equal updates are not."""
+    pyramid, full = (reported("ball-equal-updates", model, 4) for model in ("pyramid", "full size"))
+    assert float(full["next"]) < float(pyramid["next"]) - 3 * float(pyramid["next_se"])
+    assert float(reported("ball", "full size", 4)["next"]) > float(reported("ball", "pyramid", 4)["next"])
+
+
 def test_moving_digits_are_where_the_table_says():
     error, copy = check_reported("moving_digits", "pyramid", 4)
     assert error < copy
