@@ -41,7 +41,7 @@ options, default_updates = contest.options, contest.default_updates
 
 def minutes(args: argparse.Namespace) -> float:
     """On two processor cores."""
-    return contest.minutes(args, digits=4, others=40)
+    return contest.minutes(args, digits=5, others=40)
 
 
 def stages(args: argparse.Namespace) -> dict[str, int]:
