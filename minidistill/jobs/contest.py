@@ -20,6 +20,7 @@ from minidistill.checkpoints import archive, read
 from minidistill.checkpoints import load as load_weights
 from minidistill.dit import DiT
 from minidistill.metrics import Classifier, flow_map_error, frechet_distance
+from minidistill.need import Number
 from minidistill.parameterization import Denoiser, as_denoiser, guided
 from minidistill.progressive import Student, diffusion_loss, logit_normal_times
 from minidistill.samplers import ddim
@@ -59,7 +60,7 @@ def default_updates(name: str) -> int:
     return UPDATES[name]
 
 
-def minutes(args: argparse.Namespace, digits: float, others: float) -> float:
+def minutes(args: argparse.Namespace, digits: Number, others: Number) -> float:
     """How long a run takes on two processor cores, from what it takes with the default updates."""
     return (digits if args.data == "digits" else others) * args.updates / UPDATES[args.data]
 
@@ -107,7 +108,7 @@ def train_teacher(
     return train(net, loss, (x, y), steps, batch(x), ema=ema, **options)
 
 
-def guided_denoiser(net: DiT, schedule: Schedule, data_std: float, label: Tensor, scale: float) -> Denoiser:
+def guided_denoiser(net: DiT, schedule: Schedule, data_std: float, label: Tensor, scale: Number) -> Denoiser:
     """The network's denoiser, guided away from that without a label. Scale 1 asks once."""
     denoiser = as_denoiser(net, schedule, data_std, label=label)
     if scale == 1:
@@ -135,7 +136,7 @@ class Contestant(NamedTuple):
     mflop: float | None = None  # of a sample
 
 
-def by_ddim(model: str, net: DiT, data_std: float, steps: int, guidance: float = 1.0) -> Contestant:
+def by_ddim(model: str, net: DiT, data_std: float, steps: int, guidance: Number = 1.0) -> Contestant:
     """A denoiser in `steps` DDIM steps. A student knows its own number of steps."""
 
     def sample(noise: Tensor, labels: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def by_ddim(model: str, net: DiT, data_std: float, steps: int, guidance: float =
     return Contestant(model, steps, sample)
 
 
-def teachers(net: DiT, data_std: float, guidance: float = 1.0) -> list[Contestant]:
+def teachers(net: DiT, data_std: float, guidance: Number = 1.0) -> list[Contestant]:
     """The reference, as its students learn from it; and the other, since guidance trades the distance to the
     data for digits that are easy to read."""
     other, name = (GUIDANCE, f"guided {GUIDANCE}") if guidance == 1 else (1.0, "unguided")

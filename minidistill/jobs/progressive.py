@@ -25,6 +25,7 @@ from minidistill.jobs.contest import (
     train_teacher,
 )
 from minidistill.metrics import Classifier
+from minidistill.need import Number
 from minidistill.parameterization import as_denoiser
 from minidistill.progressive import halvings, progressive_loss
 from minidistill.schedules import cosine
@@ -57,7 +58,7 @@ def student_updates(teacher_updates: int) -> dict[int, int]:
 
 
 def train_student(
-    net: DiT, teacher: DiT, n: int, guidance: float, x: Tensor, y: Tensor, steps: int, **options
+    net: DiT, teacher: DiT, n: int, guidance: Number, x: Tensor, y: Tensor, steps: int, **options
 ) -> Iterator[tuple[int, Tensor]]:
     """A student of n steps, from the teacher's weights; no EMA, since the learning rate falls to 0."""
     data_std = x.std().item()
