@@ -101,11 +101,16 @@ def train_teacher(
 
     def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         t = logit_normal_times(len(x), generator=generator)
-        dropped = torch.rand(len(x), generator=generator, device=x.device) < 0.1
-        denoiser = as_denoiser(net, cosine, data_std, label=torch.where(dropped, net.null, y))
+        denoiser = as_denoiser(net, cosine, data_std, label=some_dropped(y, net, generator))
         return diffusion_loss(denoiser, x, cosine, generator=generator, t=t)
 
     return train(net, loss, (x, y), steps, batch(x), ema=ema, **options)
+
+
+def some_dropped(label: Tensor, net: DiT, generator: torch.Generator) -> Tensor:
+    """The labels, a tenth of them replaced by the one that means none: what guidance asks for later."""
+    dropped = torch.rand(len(label), generator=generator, device=label.device) < 0.1
+    return torch.where(dropped, net.null, label)
 
 
 def guided_denoiser(net: DiT, schedule: Schedule, data_std: float, label: Tensor, scale: Number) -> Denoiser:
@@ -253,15 +258,15 @@ def result(
     picture = plots.png(plots.image_rows(rows))
     files = {"samples.png": picture, "table.csv": as_csv(table)}
     for name, net in models.items():
-        files[f"{name.replace(' ', '-')}-weights.pt"] = weights(net, name, x.std().item(), args)
+        run = {"data": args.data, "model": name, "seed": args.seed, "data_std": x.std().item()}
+        files[f"{name.replace(' ', '-')}-weights.pt"] = weights(net, args.updates, run)
     return markdown(table), files
 
 
-def weights(net: nn.Module, name: str, data_std: float, args: argparse.Namespace) -> bytes:
-    """What a sampler needs of a trained model, in half precision, for `trained`."""
+def weights(net: nn.Module, step: int, run: dict) -> bytes:
+    """What a sampler needs of a trained model, in half precision: no optimizer."""
     half = {key: value.half().cpu() for key, value in net.state_dict().items()}
-    run = {"data": args.data, "model": name, "seed": args.seed, "data_std": data_std}
-    return archive({"ema": half, "step": args.updates, "run": run})
+    return archive({"ema": half, "step": step, "run": run})
 
 
 def trained(path: str | Path, net: DiT) -> float:

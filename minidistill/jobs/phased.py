@@ -16,9 +16,17 @@ from torch import Tensor
 from minidistill import need
 from minidistill.dit import DiT
 from minidistill.jobs import contest
-from minidistill.jobs.contest import Contestant, batch, fresh_generator, network, train_judge
+from minidistill.jobs.contest import (
+    Contestant,
+    batch,
+    fresh_generator,
+    guided_denoiser,
+    network,
+    some_dropped,
+    train_judge,
+)
 from minidistill.metrics import Classifier
-from minidistill.parameterization import as_denoiser, as_velocity, guided
+from minidistill.parameterization import as_denoiser, as_velocity
 from minidistill.phased import (
     Velocity,
     flow_matching_loss,
@@ -92,9 +100,7 @@ def flow(net: DiT, data_std: float, label: Tensor) -> Velocity:
 
 def guided_flow(net: DiT, data_std: float, label: Tensor, scale: float) -> Velocity:
     """The network's velocity, guided away from that without a label. Scale 1 asks once."""
-    if scale == 1:
-        return flow(net, data_std, label)
-    return guided(flow(net, data_std, label), flow(net, data_std, torch.full_like(label, net.null)), scale)
+    return as_velocity(guided_denoiser(net, rectified_flow, data_std, label, scale))
 
 
 def train_flow_teacher(
@@ -105,9 +111,8 @@ def train_flow_teacher(
 
     def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         t = logit_normal_times(len(x), generator=generator)
-        dropped = torch.rand(len(x), generator=generator, device=x.device) < 0.1
-        label = torch.where(dropped, net.null, y)
-        return flow_matching_loss(flow(net, data_std, label), x, randn_like(x, generator), t)
+        velocity = flow(net, data_std, some_dropped(y, net, generator))
+        return flow_matching_loss(velocity, x, randn_like(x, generator), t)
 
     return train(net, loss, (x, y), steps, batch(x), ema=ema, **options)
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minidistill import data
 from minidistill.dit import DiT
 from minidistill.jobs import contest
-from minidistill.jobs.contest import Contestant, fresh_generator, train_judge
+from minidistill.jobs.contest import Contestant, fresh_generator, some_dropped, train_judge
 from minidistill.metrics import Classifier
 from minidistill.progressive import halvings
 from minidistill.pyramid import (
@@ -98,8 +98,7 @@ def train_pyramid(
 
     def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         u = 1 - torch.rand(len(x), generator=generator, device=x.device)
-        dropped = torch.rand(len(x), generator=generator, device=x.device) < 0.1
-        label = torch.where(dropped, net.null, y)
+        label = some_dropped(y, net, generator)
         return pyramid_loss(net, x, randn_like(x, generator), u, sizes, label=label)
 
     return train(net, loss, (x, y), steps, batch=BATCH, lr=2e-3, ema=ema, **options)

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from minidistill import data, plots
-from minidistill.checkpoints import archive
 from minidistill.dit import DiT
 from minidistill.jobs import contest
-from minidistill.jobs.contest import train_judge
+from minidistill.jobs.contest import some_dropped, train_judge
 from minidistill.metrics import Classifier, centre_of_brightness
 from minidistill.pyramid import Stage
 from minidistill.pyramid import stages as make_stages
@@ -120,7 +119,7 @@ def train_video(
         u = 1 - rand()
         frames = torch.randint(1, FRAMES + 1, (), generator=generator, device=x.device).item()
         sigma = CORRUPTION * rand()
-        label = torch.where(rand() < 0.1, net.null, y)
+        label = some_dropped(y, net, generator)
         noise = randn_like(x[:, 0], generator)
         return video_loss(net, x, noise, u, [frames] * len(x), found, sigma, generator, label=label)
 
@@ -238,10 +237,7 @@ def result(
     still = {name: videos[0] for name, videos in samples.items()}
     picture = plots.image_rows(still, FRAMES, title="one video, frame by frame")
     files = {"samples.gif": plots.animation(samples), "samples.png": plots.png(picture)}
-    for name, model in nets.items():  # without the optimizer: all that a video needs
-        half = {key: value.half().cpu() for key, value in model.state_dict().items()}
+    for name, model in nets.items():
         run = {"data": args.data, "model": name, "seed": args.seed}
-        files[f"{name.replace(' ', '-')}-weights.pt"] = archive(
-            {"ema": half, "step": updates[name], "run": run}
-        )
+        files[f"{name.replace(' ', '-')}-weights.pt"] = contest.weights(model, updates[name], run)
     return contest.markdown(table, COLUMNS), files | {"table.csv": contest.as_csv(table)}
