@@ -87,30 +87,35 @@ def read(schedule: Schedule, t: Time) -> tuple[Time, Time]:
 # a network
 
 
-def ask(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **conditioning) -> Batch:
+def ask(
+    model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, *more: Time, **conditioning
+) -> Batch:
     """model(z, t), looked at: of a denoiser, kind "x", of a velocity, or of a network, kind "tangent".
 
-    The model gets t in z's dtype, and its answer comes back in z's dtype. Raises ValueError for an answer of
-    another shape, a time that is not finite, an input changed in place, and a model known to answer another
-    kind: those that this package makes say it in `predicts`.
+    The model gets t, and a second time where there is `more`, in z's dtype, and its answer comes back in z's
+    dtype. Raises ValueError for an answer of another shape, a time that is not finite, an input changed in
+    place, and a model known to answer another kind: those that this package makes say it in `predicts`.
     """
-    need.each("t", t, z)
-    return ask_at(model, z, t, kind, **conditioning)
+    for time in (t, *more):
+        need.each("t", time, z)
+    return ask_at(model, z, t, kind, *more, **conditioning)
 
 
-def ask_at(model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, **conditioning) -> Batch:
+def ask_at(
+    model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, *more: Time, **conditioning
+) -> Batch:
     """ask, at a time that was looked at before: a sampler looks at its whole grid once."""
     if not callable(model):
         raise ValueError(f"needed: a function (z, t) -> {kind}, got {model!r:.60}")
     known = getattr(model, "predicts", None)
     if known and kind and known != kind:
         raise ValueError(f"needed: a model that predicts {kind}. This one predicts {known}")
-    t = t if t.dtype == z.dtype else t.to(z.dtype)
+    times = [time if time.dtype == z.dtype else time.to(z.dtype) for time in (t, *more)]
     if torch.is_inference_mode_enabled():  # where torch does not count changes
-        z, t = z.clone(), t.clone()
-    more = [a for v in conditioning.values() for a in (v if isinstance(v, list | tuple) else [v])]
-    given = [(a, a._version) for a in (z, t, *more) if isinstance(a, Tensor) and not a.is_inference()]
-    answer = model(z, t, **conditioning)
+        z, *times = (a.clone() for a in (z, *times))
+    labels = [a for v in conditioning.values() for a in (v if isinstance(v, list | tuple) else [v])]
+    given = [(a, a._version) for a in (z, *times, *labels) if isinstance(a, Tensor) and not a.is_inference()]
+    answer = model(z, *times, **conditioning)
     if not isinstance(answer, Tensor) or not answer.is_floating_point():
         got = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
         raise ValueError(f"the network returned {got}, not a float tensor of z's shape {tuple(z.shape)}")

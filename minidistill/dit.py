@@ -17,6 +17,9 @@ A video is generated frame by frame: the image, and a history of earlier frames 
 History tokens are placed on the image's grid and carry the sines of their age (Jin et al., 2024, rotate by
 the number of the frame). An image is a video without a history, and the same weights serve both. For points
 of the plane there is a small MLP.
+
+A flow map has a second time, and the network gets the interval to it. The last layer of its embedding starts
+at 0, so that with the weights of a network of one time it starts as that network, to the last bit.
 """
 
 import math
@@ -35,6 +38,7 @@ from minidistill.schedules import Batch, Time
 
 Clip = Float[Tensor, "b _ c _ _"]  # frames of a history: any number, of any size
 FUSED = 100  # tokens from which a processor is faster with fused attention
+INTERVAL_TOP = 4.0  # the highest frequency of an interval's embedding: flow maps are smooth in it
 
 
 def sines(position: Float[Tensor, "*n"], dim: int, top: Number = 256.0) -> Float[Tensor, "*n dim"]:
@@ -136,13 +140,14 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """net(z, t, label=None, history=()) -> tangent: z and the result (b, channels, height, width).
+    """net(z, t, interval=None, label=None, history=()) -> tangent, like z: (b, channels, height, width).
 
-    t, (b,): an angle, or another time of that size. Labels are 0 .. classes - 1; `net.null` = classes is the
-    label that means none, for guidance, and the default. history: the frames before an image of a video, in
-    clips (b, count, channels, height, width) of any sizes, oldest first. `top`: the highest frequency of the
-    time's embedding. Raises ValueError when an image does not divide into patches, for labels out of range,
-    and for images of another dtype than the weights.
+    t, (b,): an angle, or another time of that size. interval, (b,): how far the second time of a flow map
+    lies below t, for networks made with interval=True; none is 0, the diagonal. Labels are 0 .. classes - 1;
+    `net.null` = classes is the label that means none, for guidance, and the default. history: the frames
+    before an image of a video, in clips (b, count, channels, height, width) of any sizes, oldest first.
+    `top`: the highest frequency of the time's embedding. Raises ValueError when an image does not divide into
+    patches, for labels out of range, and for images of another dtype than the weights.
     """
 
     def __init__(
@@ -154,6 +159,7 @@ class DiT(nn.Module):
         heads: Whole = 4,
         classes: Whole = 0,
         top: Number = 256.0,
+        interval: bool = False,
     ):
         super().__init__()
         channels, patch, dim = (
@@ -176,14 +182,21 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.modulation = zeros(nn.Linear(dim, 2 * dim))
         self.out = zeros(nn.Linear(dim, channels * patch**2))
+        layers = (nn.Linear(dim, dim), nn.SiLU(), zeros(nn.Linear(dim, dim))) if interval else ()
+        self.interval = nn.Sequential(*layers)
 
     def forward(
-        self, z: Batch, t: Time, label: Int[Tensor, " b"] | None = None, history: Sequence[Clip] = ()
+        self,
+        z: Batch,
+        t: Time,
+        interval: Time | None = None,
+        label: Int[Tensor, " b"] | None = None,
+        history: Sequence[Clip] = (),
     ) -> Batch:
-        self.look(z, t, label)
+        self.look(z, t, label, interval)
         x, frame_ids = self.sequence(z, history)
         mask = block_causal_mask(frame_ids) if history else None
-        return self.unpatch(*self.body(x, self.condition(t, label), mask), z)
+        return self.unpatch(*self.body(x, self.condition(t, label, interval), mask), z)
 
     def packed(
         self,
@@ -216,12 +229,13 @@ class DiT(nn.Module):
             answers.append(self.unpatch(x, c, z))
         return answers
 
-    def look(self, z: Batch, t: Time, label: Int[Tensor, " b"] | None) -> None:
+    def look(self, z: Batch, t: Time, label: Int[Tensor, " b"] | None, interval: Time | None = None) -> None:
         """Raises ValueError unless images, times and labels are a batch that this network can take."""
         if torch.compiler.is_compiling():  # which cannot look at values
             return
         need.samples(images=z)
         need.each("t", t, z)
+        look_at_interval(interval, z, self.interval)
         if label is not None:
             why = ": this network has no classes" if self.null == 0 else f", {self.null} for none"
             need.each("label", label, z, 0, self.null, counts=True, why=why)
@@ -263,11 +277,16 @@ class DiT(nn.Module):
         x = self.patches(patches)
         return x + patch_positions(height // self.patch, width // self.patch, self.dim, x, grid)
 
-    def condition(self, t: Time, label: Int[Tensor, " b"] | None) -> Float[Tensor, "b 1 d"]:
-        """One vector from the time and the class."""
+    def condition(
+        self, t: Time, label: Int[Tensor, " b"] | None, interval: Time | None = None
+    ) -> Float[Tensor, "b 1 d"]:
+        """One vector from the time, or times, and the class."""
         label = torch.full(t.shape, self.null, device=t.device) if label is None else label
-        time = sines(t, self.dim, self.top).to(self.out.weight.dtype)
-        return rearrange(F.silu(self.time(time) + self.label(label.long())), "b d -> b 1 d")
+        c = self.time(sines(t, self.dim, self.top).to(self.out.weight.dtype)) + self.label(label.long())
+        if len(self.interval):
+            interval = torch.zeros_like(t) if interval is None else interval
+            c = c + self.interval(sines(interval, self.dim, INTERVAL_TOP).to(c.dtype))
+        return rearrange(F.silu(c), "b d -> b 1 d")
 
     def body(self, x: Tensor, c: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All blocks; the conditioning comes back with the tokens, for the last layer."""
@@ -285,13 +304,24 @@ class DiT(nn.Module):
 
 
 class MLP(nn.Module):
-    """net(z, t) -> tangent for points: z and the result (b, dim), t an angle (b,).
+    """net(z, t, interval=None) -> tangent for points: z and the result (b, dim), t an angle (b,).
 
-    Raises ValueError for points of another dimension, and of another dtype than the weights.
+    interval, (b,): as in `DiT`, for networks made with interval=True. `top`: the highest frequency of the
+    time's embedding. Raises ValueError for points of another dimension, and of another dtype than the
+    weights.
     """
 
-    def __init__(self, dim: Whole = 2, width: Whole = 128, depth: Whole = 3, dropout: Number = 0.0):
+    def __init__(
+        self,
+        dim: Whole = 2,
+        width: Whole = 128,
+        depth: Whole = 3,
+        dropout: Number = 0.0,
+        top: Number = 16.0,
+        interval: bool = False,
+    ):
         super().__init__()
+        self.top = need.number("top", top, least=1)
         self.dim, width, depth = (
             need.whole("dim", dim),
             need.whole("width", width),
@@ -305,15 +335,37 @@ class MLP(nn.Module):
             for layer in (nn.Linear(a, b), nn.SiLU(), nn.Dropout(dropout))
         ]
         self.body = nn.Sequential(*layers, nn.Linear(width, dim))
+        self.interval = nn.Sequential(*([zeros(nn.Linear(16, width))] if interval else []))
 
-    def forward(self, z: Float[Tensor, "b d"], t: Time) -> Float[Tensor, "b d"]:
+    def forward(self, z: Float[Tensor, "b d"], t: Time, interval: Time | None = None) -> Float[Tensor, "b d"]:
         if not torch.compiler.is_compiling():
             need.samples(points=z)
             need.each("t", t, z)
+            look_at_interval(interval, z, self.interval)
             dtype = self.body[-1].weight.dtype
             if z.shape[1:] != (self.dim,) or z.dtype != dtype:
                 raise ValueError(f"need points (b, {self.dim}), {dtype}, got {tuple(z.shape)}, {z.dtype}")
-        return self.body(torch.cat([z, sines(t, 16, top=16.0).to(z.dtype)], dim=1))
+        first, *rest = self.body
+        hidden = first(torch.cat([z, sines(t, 16, self.top).to(z.dtype)], dim=1))
+        if len(self.interval):
+            interval = torch.zeros_like(t) if interval is None else interval
+            hidden = hidden + self.interval(sines(interval, 16, INTERVAL_TOP).to(z.dtype))
+        for layer in rest:
+            hidden = layer(hidden)
+        return hidden
+
+
+def look_at_interval(interval: Time | None, z: Batch, embedding: nn.Sequential) -> None:
+    """Raises ValueError unless it is None, or one for each sample of a network that was made for it."""
+    if interval is None:
+        return
+    if not (isinstance(interval, Tensor) and interval.is_floating_point()):
+        raise ValueError(
+            f"the interval must be a float tensor, got {described(interval)}: labels go by name, label="
+        )
+    need.each("interval", interval, z)
+    if not len(embedding):
+        raise ValueError("this network has one time: a flow map needs one made with interval=True")
 
 
 def normalize(x: Tensor) -> Tensor:

@@ -101,9 +101,9 @@ def test_any_size_that_divides(size):
 def test_the_conditioning_matters():
     net = awake()
     labels = torch.tensor([0, 1])
-    assert not torch.allclose(net(Z, T, labels), net(Z, T, labels.flip(0)))
+    assert not torch.allclose(net(Z, T, label=labels), net(Z, T, label=labels.flip(0)))
     assert not torch.allclose(net(Z, T), net(Z, T.flip(0)))
-    torch.testing.assert_close(net(Z, T), net(Z, T, torch.full((2,), net.null)))
+    torch.testing.assert_close(net(Z, T), net(Z, T, label=torch.full((2,), net.null)))
 
 
 def test_a_patch_stays_where_it_is():
@@ -149,10 +149,10 @@ def test_bad_input(unchecked_shapes):
 def test_what_a_network_refuses(unchecked_shapes):
     net, z, t = DiT(classes=10), torch.randn(2, 1, 8, 8), torch.rand(2)
     for call, sentence in (
-        (lambda: net(z, t, torch.tensor([1, 11])), "label must be from 0 to 10 .* 10 for none"),
-        (lambda: net(z, t, torch.tensor([1, -1])), "label must be from 0 to 10"),
-        (lambda: net(z, t, torch.tensor([1])), r"label must be an integer tensor \(2,\)"),
-        (lambda: DiT()(z, t, torch.tensor([0, 1])), "label must .* this network has no classes"),
+        (lambda: net(z, t, label=torch.tensor([1, 11])), "label must be from 0 to 10 .* 10 for none"),
+        (lambda: net(z, t, label=torch.tensor([1, -1])), "label must be from 0 to 10"),
+        (lambda: net(z, t, label=torch.tensor([1])), r"label must be an integer tensor \(2,\)"),
+        (lambda: DiT()(z, t, label=torch.tensor([0, 1])), "label must .* this network has no classes"),
         (lambda: net(z.double(), t), "images are torch.float64, the weights torch.float32"),
         (lambda: net(z, torch.tensor(0.5)), r"t must be a float tensor \(2,\)"),
         (lambda: net(z, torch.tensor([0, 1])), "t must be a float tensor .* got torch.int64"),

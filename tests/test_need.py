@@ -407,7 +407,7 @@ EACH = {
     "index of a pyramid": (
         INDEX, lambda i: pyramid.pyramid_distillation_loss(right, right, X, EPS, i, STAGES, 4)
     ),
-    "label of a DiT": (INDEX, lambda y: dit.DiT(classes=9)(X, T, y)),
+    "label of a DiT": (INDEX, lambda y: dit.DiT(classes=9)(X, T, label=y)),
     "t of a DiT": (T, lambda t: dit.DiT()(X, t)),
     "t of an MLP": (T, lambda t: dit.MLP()(X[:, 0, 0, :2], t)),
 }  # fmt: skip
@@ -636,7 +636,7 @@ def test_small_integers_do_not_wrap():
         for call in (
             lambda i: lcm.lcm_loss(right, right, right, X, EPS, i, TABLE),
             lambda i: phased.phased_loss(right, right, right, X, EPS, i.clamp(max=8), GRID, EDGES),
-            lambda i: dit.DiT(classes=200)(X, T, i),
+            lambda i: dit.DiT(classes=200)(X, T, label=i),
         ):
             torch.manual_seed(0)
             expected = call(index)

@@ -127,7 +127,7 @@ def by_pyramid(
         generator, images = fresh_generator(noise, seed), []
         # in parts that stay in the processor's cache, where large ones cost twice the time
         for part, label in zip(noise.split(50), labels.split(50)):
-            velocity = lambda z, t, label=label: net(z, t, label)
+            velocity = lambda z, t, label=label: net(z, t, label=label)
             images.append(pyramid_sample(velocity, part, sizes, steps, generator=generator))
         return torch.cat(images)
 

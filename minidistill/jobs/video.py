@@ -137,7 +137,7 @@ def sample(
         label, start = labels[i : i + 64], None if given is None else given[i : i + 64]
         shape = len(label), frames, net.channels, SIDE, SIDE
         noise = torch.randn(shape, generator=generator, device=label.device)
-        velocity = lambda z, t, history, label=label: net(z, t, label, history)
+        velocity = lambda z, t, history, label=label: net(z, t, label=label, history=history)
         videos.append(
             rollout(velocity, noise, SIZES[name], STEPS[name], start, memory=FRAMES - 1, generator=generator)
         )
