@@ -9,9 +9,9 @@ jump(u, z, t, s) = z + (s - t) u. Three identities hold for the exact u along a 
     the start moves      u + (t - s) du/dt = dz/dt: z moves with t, and s stands               MeanFlow
     the end moves        d jump / ds = the velocity where the jump lands                       Lagrangian
 
-Only flow matching on the diagonal, s = t, knows the data. Progressive distillation is the first identity on a
-fixed grid, a consistency model the second at s = 0. Frans et al. (2025); Geng et al. (2025), twice; Boffi et
-al. (2024). t = 1 is noise (theirs at times data). All raise ValueError unless 0 <= s <= t <= 1.
+Only flow matching, on the diagonal s = t, knows the data. Progressive distillation is the first identity on a
+fixed grid, a consistency model the second at s = 0. Frans et al. (2025), Shortcut; Geng et al. (2025), twice;
+Boffi et al. (2024). t = 1 is noise. ValueError for s > t, other shapes, and not one t and s for each sample.
 
 >>> still = lambda z, t, s: 0 * z  # a mean velocity of 0: nothing moves
 >>> flow_map_sample(still, torch.ones(1, 2), torch.tensor([1.0, 0.3, 0.0]))
@@ -73,7 +73,7 @@ def exact_mean_velocity(flow_map: MeanVelocity, velocity: Velocity) -> MeanVeloc
 
     def u(z: Batch, t: Time, s: Time) -> Batch:
         look(z, t, s)
-        gap = like(t - s, z)
+        gap = like(t, z) - like(s, z)
         chord = (z - ask(flow_map, z, t, None, s)) / torch.where(gap == 0, 1, gap)
         return torch.where(gap == 0, ask(velocity, z, t, "velocity"), chord).to(z.dtype)
 
@@ -83,7 +83,7 @@ def exact_mean_velocity(flow_map: MeanVelocity, velocity: Velocity) -> MeanVeloc
 
 def draw_times(b: Whole, diagonal: Number = 0.75, generator: Generator = None) -> tuple[Time, Time]:
     """t >= s, (b,): one uniform time in (0, 1] for the first round(diagonal b) pairs, and two for the others.
-    On the generator's device, if none is given. Raises ValueError for b < 1, and a share outside [0, 1]."""
+    On the generator's device. Raises ValueError for b < 1, and for a share outside [0, 1]."""
     b, diagonal = need.whole("b", b), need.number("diagonal", diagonal, 0, 1)
     device = None if generator is None else generator.device
     # rand can be 0, where some velocities are 0 / 0, but never 1
@@ -110,8 +110,7 @@ def shortcut_loss(
     """The squared distance of u to the mean of its halves, (b,): 0 for the flow map of any ODE, and at s = t.
 
     The halves, a constant, are the target's, an average of the weights, or u's. Tangents doubled k times are
-    Euler's method in 2^k steps: progressive distillation without stages. Frans et al. (2025), eq. 5.
-    """
+    Euler's method in 2^k steps: progressive distillation without stages. Frans et al. (2025)."""
     z = mix(x, eps, t, rectified_flow)
     wanted = halves_target(u if target is None else target, z, t, s)
     return mean_square(ask(u, z, t, "mean velocity", s), wanted).to(x.dtype)
@@ -129,11 +128,10 @@ def mean_flow_loss(
     u: MeanVelocity, x: Batch, eps: Batch, t: Time, s: Time, teacher: Velocity | None = None,
     p: Number = 0.0, c: Number = 1e-3,
 ) -> Time:  # fmt: skip
-    """MeanFlow: the squared distance of u to stopgrad(v - (t - s) du/dt), (b,). Geng et al. (2025), alg. 1.
+    """MeanFlow: the squared distance of u to stopgrad(v - (t - s) du/dt), (b,). Geng et al. (2025).
 
     v is the slope of the path: eps - x, or the teacher's. The original's weight, a constant 1 / (e + c)^p of
-    the sum of squares e, has p = 1: the value then says nothing, and in 2-D u ends near the mode of v.
-    """
+    the sum of squares e, has p = 1: the value then says nothing, and in 2-D u ends near the mode of v."""
     p, c = need.number("p", p, least=0), need.number("c", c, above=0)
     z = mix(x, eps, t, rectified_flow)
     with torch.no_grad():
@@ -153,8 +151,8 @@ def improved_mean_flow_loss(
     """
     z = mix(x, eps, t, rectified_flow)
     with torch.no_grad(), same_dropout(x):
-        v = eps - x if teacher is None else ask(teacher, z, t, "velocity")
         slope = ask(u, z, t, "mean velocity", t)
+        v = eps - x if teacher is None else ask(teacher, z, t, "velocity")
     found, rate = along_path(u, z, t, s, slope)
     return mean_square(found + like(t - s, z) * rate.detach(), v).to(x.dtype)
 
@@ -182,12 +180,14 @@ def guided_slope(
     """scale v + (1 - scale - kappa) unconditional + kappa conditional: guidance inside the target.
 
     v is eps - x, the others the network's velocities. As the teacher's it leads u's diagonal to guidance of
-    scale / (1 - kappa); scale 1, kappa = 1 - 1 / w < 1 are improved MeanFlow's. Dropped labels keep v, (b,).
-    """
+    scale / (1 - kappa); scale 1, kappa = 1 - 1 / w are improved MeanFlow's. Dropped labels, (b,), keep v."""
     scale, kappa = need.number("scale", scale), need.number("kappa", kappa, least=0, below=1)
     need.samples(v=v, conditional=conditional, unconditional=unconditional)
-    found = scale * v + (1 - scale - kappa) * unconditional + kappa * conditional
-    return found if dropped is None else torch.where(like(dropped, v) > 0, v, found)
+    a, b, c = (x.to(need.wide(v.dtype)) for x in (v, conditional, unconditional))
+    found = (scale * a + kappa * b + (1 - scale - kappa) * c).to(v.dtype)
+    keep = v.new_zeros(len(v)) if dropped is None else dropped.to(v)
+    need.each("dropped", keep, v)
+    return torch.where(like(keep, v) > 0, v, found)
 
 
 def flow_map_sample(u: MeanVelocity, z: Batch, times: Times, trajectory: bool = False) -> Tensor:

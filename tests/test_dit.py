@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minidistill import dit
 from minidistill.dit import MLP, Attention, DiT, patch_positions, sines
+from minidistill.flowmap import as_mean_velocity, diagonal, flow_map_sample
+from minidistill.phased import jump
 from minidistill.plots import image_rows
 from minidistill.video import forward_flops
 
@@ -216,3 +218,141 @@ for side in (8, 20):  # 16 and 100 tokens
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+# networks of a second time
+
+
+def moved(net):
+    """The network in float64, with every layer moved: none is at 0."""
+    net = net.double()
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return net
+
+
+def pair(kind):
+    """A network of one time, one of two with its weights, and samples."""
+    torch.manual_seed(0)
+    options = {"dim": 16, "depth": 2, "heads": 2, "classes": 3} if kind is DiT else {"width": 32}
+    one, two = moved(kind(**options)), kind(**options, interval=True).double()
+    found = two.load_state_dict(one.state_dict(), strict=False)
+    assert not found.unexpected_keys and found.missing_keys
+    assert all(key.startswith("interval.") for key in found.missing_keys)
+    return one, two, torch.randn(2, *((1, 8, 8) if kind is DiT else (2,)), dtype=torch.float64)
+
+
+both = pytest.mark.parametrize("kind", [DiT, MLP])
+ANYWHERE = [torch.tensor(s, dtype=torch.float64) for s in ((0.7, 0.4), (0.0, 0.0), (0.35, 0.4), (0.699, 0.1))]
+NOW = ANYWHERE[0]  # t, of which s is at most as large
+
+
+@both
+def test_with_the_weights_of_one_time_it_starts_as_euler_to_the_last_bit(kind):
+    one, two, z = pair(kind)
+    labels = {"label": torch.tensor([0, 2])} if kind is DiT else {}
+    tangent = as_mean_velocity(lambda x, phi, interval, **more: one(x, phi, **more), 0.5, **labels)
+    u = as_mean_velocity(two, 0.5, **labels)
+    for s in ANYWHERE:
+        assert torch.equal(u(z, NOW, s), tangent(z, NOW, NOW))
+        assert torch.equal(jump(u(z, NOW, s), z, NOW, s), jump(diagonal(u)(z, NOW), z, NOW, s))
+    euler, times = z, torch.tensor([1.0, 0.6, 0.1, 0.0], dtype=torch.float64)
+    for t, s in zip(times, times[1:]):
+        t, s = t.expand(2), s.expand(2)
+        euler = jump(tangent(euler, t, t), euler, t, s)
+    assert torch.equal(flow_map_sample(u, z, times), euler)
+
+
+@both
+def test_the_interval_learns_from_the_first_step_on(kind):
+    """Its last layer is 0, but not its gradient; once that has moved, s matters."""
+    _, two, z = pair(kind)
+    two(z, NOW, NOW / 2).square().sum().backward()
+    assert two.interval[-1].weight.grad.abs().max() > 0
+    assert torch.equal(two(z, NOW, NOW / 2), two(z, NOW, NOW))
+    moved(two.interval)
+    assert (two(z, NOW, NOW / 2) - two(z, NOW, NOW)).abs().max() > 1e-3
+
+
+@both
+def test_no_interval_is_an_interval_of_zero(kind):
+    _, two, z = pair(kind)
+    moved(two)
+    assert torch.equal(two(z, NOW), two(z, NOW, 0 * NOW))
+    assert torch.equal(two(z, NOW, None), two(z, NOW, interval=0 * NOW))
+    assert not torch.allclose(two(z, NOW), two(z, NOW, NOW))
+    torch.testing.assert_close(two(z, NOW, NOW)[1:], two(z[1:], NOW[1:], NOW[1:]))  # each by itself
+
+
+@both
+def test_a_network_of_one_time_has_no_layer_for_a_second(kind):
+    one, two, _ = pair(kind)
+    assert not [key for key in one.state_dict() if "interval" in key]
+    assert [key for key in two.state_dict() if "interval" in key]
+
+
+@both
+def test_what_is_refused_of_a_second_time(kind, unchecked_shapes):
+    one, two, z = pair(kind)
+    for call, sentence in (
+        (lambda: one(z, NOW, 0 * NOW), "this network has one time: .* one made with interval=True"),
+        (lambda: one(z, NOW, interval=NOW), "this network has one time"),
+        (lambda: as_mean_velocity(one)(z, NOW, NOW), "this network has one time"),
+        (
+            lambda: one(z, NOW, torch.tensor([1, 2])),
+            "the interval must be a float tensor, .* labels go by name, label=",
+        ),
+        (
+            lambda: two(z, NOW, torch.tensor([1, 2])),
+            "the interval must be a float tensor, .* labels go by name, label=",
+        ),
+        (lambda: two(z, NOW, 0.5), "the interval must be a float tensor, got 0.5"),
+        (lambda: two(z, NOW, NOW[:1]), r"interval must be a float tensor \(2,\), one for each sample"),
+        (lambda: two(z, NOW, NOW[:, None]), r"interval must be a float tensor \(2,\)"),
+        (lambda: two(z, NOW, NOW / torch.zeros(2)), "interval must be a finite number"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            call()
+
+
+@both
+def test_derivatives_of_the_mean_velocity_in_every_argument(kind):
+    """Forward mode through the network and its form, by central differences, and backward through it."""
+    _, two, z = pair(kind)
+    u, h = as_mean_velocity(moved(two), 0.5), 1e-6
+    s = NOW / 2
+    one = torch.ones_like(s)
+    for directions in (
+        (z, one, 0 * one),
+        (z.cos(), 0 * one, 0 * one),
+        (0 * z, one, 0 * one),
+        (0 * z, 0 * one, one),
+    ):
+        ahead, behind = (u(*(a + c * d for a, d in zip((z, NOW, s), directions))) for c in (h, -h))
+        _, rate = torch.func.jvp(u, (z, NOW, s), directions)
+        torch.testing.assert_close(rate, (ahead - behind) / (2 * h), atol=1e-5, rtol=1e-4)
+    _, rate = torch.func.jvp(u, (z, NOW, s), (z, one, 0 * one))
+    assert all(p.grad is None for p in two.parameters())
+    rate.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in two.interval.parameters())
+
+
+def test_the_top_frequency_of_a_small_network():
+    """As that of a DiT: the same weights, another embedding of the time."""
+    torch.manual_seed(0)
+    fast, z = MLP(), torch.randn(64, 2)
+    t = torch.linspace(0.1, 1.5, 64)
+    slow = MLP(top=4.0)
+    slow.load_state_dict(fast.state_dict())
+    assert fast.top == 16.0 and slow.top == 4.0
+    assert not torch.equal(fast(z, t), slow(z, t))
+    speed = [
+        torch.func.jvp(lambda t: net(z, t), (t,), (torch.ones_like(t),))[1].norm() for net in (slow, fast)
+    ]
+    assert speed[1] > 1.5 * speed[0]
+    same = MLP(top=16)
+    same.load_state_dict(fast.state_dict())
+    assert torch.equal(fast(z, t), same(z, t))
+    for make in (MLP, DiT):
+        with pytest.raises(ValueError, match="top must be at least 1"):
+            make(top=0.5)

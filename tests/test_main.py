@@ -1,6 +1,7 @@
 import argparse
 import csv
 import json
+import math
 import os
 import re
 import shlex
@@ -18,8 +19,11 @@ from minidistill import __main__ as program
 from minidistill import jobs, train
 from minidistill.__main__ import main, parse
 from minidistill.checkpoints import alone, load
-from minidistill.jobs import contest, ect, progressive, pyramid, video
+from minidistill.flowmap import shortcut_loss
+from minidistill.jobs import contest, ect, flowmap, progressive, pyramid, video
 from minidistill.metrics import Classifier, flow_map_error
+from minidistill.parameterization import as_velocity
+from minidistill.schedules import mix, rectified_flow
 
 
 @pytest.fixture
@@ -97,7 +101,8 @@ def test_a_guided_teacher(short, tmp_path):
 def test_the_time_is_said_before_it_starts(short, tmp_path, capsys, monkeypatch):
     for job in jobs.methods().values():
         whole, half = (
-            argparse.Namespace(data="mnist", updates=updates, equal="flops") for updates in (12000, 6000)
+            argparse.Namespace(data="mnist", updates=updates, equal="flops", loss=["lagrangian"])
+            for updates in (12000, 6000)
         )
         assert job.minutes(whole) == 2 * job.minutes(half) > 2
     assert go(tmp_path / "run") == 0
@@ -217,6 +222,58 @@ def test_phased(short, tmp_path, capsys):
     assert "--plan ['10-1', '4-4,10-2'], now ['10-2']" in capsys.readouterr().err
 
 
+def test_flowmap(short, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(flowmap, "TEACHER_STEPS", 8)
+    losses = ["mean_flow", "lagrangian", "shortcut"]
+    assert go(tmp_path, "--loss", *losses, "--guidance", "1.5", method="flowmap") == 0
+    rows = table(tmp_path)
+    names = [("teacher", "8"), *((name, n) for name in ("undistilled", *losses) for n in "8421")]
+    assert [(row["model"], row["steps"]) for row in rows[:-1]] == names
+    assert all(row["distance"] and row["recall"] for row in rows[:-1])
+    distance = {(row["model"], row["steps"]): float(row["distance"]) for row in rows[:-1]}
+    assert distance["undistilled", "8"] == distance["teacher", "8"] == 0  # the same steps, so the same images
+    # a student is its teacher but for the interval's part, and learns it
+    teacher, student = (contest.network(torch.zeros(1, 1, 8, 8), top=16.0, interval=i) for i in (False, True))
+    contest.trained(tmp_path / "teacher-weights.pt", teacher)
+    contest.trained(tmp_path / "lagrangian-weights.pt", student)
+    assert len(student.state_dict()) == len(teacher.state_dict()) + 4
+    assert student.interval[-1].weight.abs().max() > 0
+    capsys.readouterr()
+    assert go(tmp_path / "out", "--loss", "lagrangian", "lagrangian", method="flowmap") == 2
+    assert "the same loss was given twice" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@torch.no_grad()
+def test_a_flow_map_starts_as_euler():
+    """With the teacher's weights, and before any update, a jump is a step of the guided teacher's velocity."""
+    x, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
+    torch.manual_seed(0)
+    teacher, student = (contest.network(x, top=16.0, interval=i) for i in (False, True))
+    for p in teacher.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    for n in (1, 3):
+        euler = flowmap.by_euler("teacher", teacher, 0.5, n, 1.0).sample(x, labels)
+        jumps = flowmap.by_jumps("student", student, 0.5, n).sample(x, labels)
+        torch.testing.assert_close(jumps, euler, rtol=0, atol=1e-5)
+    velocity = flowmap.teacher_velocity(teacher, 0.5, labels, 2.0)
+    t = torch.tensor([0.1, 0.4, 0.7, 1.0])
+    denoiser = contest.guided_denoiser(teacher, rectified_flow, 0.5, labels, 2.0)
+    torch.testing.assert_close(velocity(x, t), as_velocity(denoiser)(x, t), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_anchor_of_shortcut():
+    """On the diagonal the teacher's velocity, elsewhere the mean of the halves."""
+    x, eps, t = torch.randn(4, 2), torch.randn(4, 2), torch.tensor([0.9, 0.8, 0.6, 0.5])
+    u, teacher = lambda z, t, s: torch.tanh(z) * (1 + t - s)[:, None], lambda z, t: torch.cos(z)
+    loss = flowmap.anchored_shortcut(u, x, eps, t, t * torch.tensor([0, 0.5, 1, 1]), teacher)
+    s = t * torch.tensor([0, 0.5, 1, 1])
+    z = mix(x, eps, t, rectified_flow)
+    torch.testing.assert_close(loss[:2], shortcut_loss(u, x, eps, t, s)[:2])
+    torch.testing.assert_close(loss[2:], (u(z, t, t) - teacher(z, t)).square().mean(1)[2:])
+
+
 @pytest.mark.parametrize(
     "plan, sentence",
     [("4000", "a plan is a list of limit-phases"), ("9-8,9-4", "never reached"), ("10-3", "3 phases do not divide a grid of 40"), ("20-8,40-4", "starts after update 20, and this student has 20")],
@@ -302,6 +359,7 @@ def test_nonsense(capsys):
         (["--data", "cifar"], "invalid choice"),
         (["--plan", "10-1"], "unrecognized arguments: --plan 10-1 (minidistill progressive --help)"),
         (["video", "--data", "mnist"], "invalid choice: 'mnist'"),
+        (["flowmap", "--loss", "mean"], "invalid choice: 'mean'"),
         (["video", "--folder", "x"], "unrecognized arguments: --folder"),
         (["--data", "ball"], "invalid choice: 'ball'"),
         (["progresive"], "invalid choice: 'progresive' (choose from"),
@@ -318,6 +376,7 @@ def test_nonsense(capsys):
         (["ect", "--updates", "0"], "--updates must be at least 20"),
         (["--device", "nonsense"], "--device nonsense cannot be used"),
         (["phased", "--plan", "10-1", "10-1"], "given twice"),
+        (["flowmap", "--guidance", "nan"], "--guidance must be from -1000 to 1000"),
     ):
         assert main(arguments) == 2 and text in capsys.readouterr().err, arguments
 
@@ -420,6 +479,25 @@ def test_the_claim_of_ect(tmp_path):
     rows = {(row["model"], row["steps"]): row for row in table(tmp_path)}
     assert float(rows["ect", "2"]["frechet"]) <= float(rows["undistilled", "8"]["frechet"])
     assert float(rows["ect", "1"]["frechet"]) < float(rows["undistilled", "1"]["frechet"]) / 10
+
+
+@pytest.mark.slow
+def test_the_claim_of_flow_maps(tmp_path):
+    """The defaults: one step near the teacher's 32, four nearer, never worse with more, with all the variety."""
+    assert main(["flowmap", "--out", str(tmp_path)]) == 0
+    rows = {
+        (row["model"], row["steps"]): {k: float(v or 0) for k, v in row.items() if k != "model"}
+        for row in table(tmp_path)
+    }
+    teacher, few = rows["teacher", "32"], [rows["mean_flow", n] for n in "1248"]
+    assert few[0]["frechet"] <= teacher["frechet"] + 0.4 and few[2]["frechet"] <= teacher["frechet"] + 0.2
+    assert all(row["recall"] >= 0.95 * teacher["recall"] for row in few)
+    for fewer, more in zip(few, few[1:]):
+        spread = math.hypot(fewer["frechet_se"], more["frechet_se"])
+        assert more["frechet"] <= fewer["frechet"] + 2 * spread
+        assert more["distance"] <= fewer["distance"] + 2 * math.hypot(
+            fewer["distance_se"], more["distance_se"]
+        )
 
 
 @pytest.mark.slow

@@ -1392,17 +1392,19 @@ def test_tokens_by_hand():
 def test_the_answer_is_that_of_the_image():
     net, seen = network(depth=0), history(VIDEO[:, :4], 1, 2)  # without blocks no frame knows of another
     z = VIDEO[:, 4]
-    torch.testing.assert_close(net(z, T, LABEL, seen), net(z, T, LABEL), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        net(z, T, label=LABEL, history=seen), net(z, T, label=LABEL), rtol=1e-12, atol=0
+    )
 
 
 def test_every_frame_of_the_history_counts():
     net, seen = network(), history(VIDEO[:, :4], 1, 2)
-    plain = net(VIDEO[:, 4], T, LABEL, seen)
+    plain = net(VIDEO[:, 4], T, label=LABEL, history=seen)
     for j, clip in enumerate(seen):
         for k in range(clip.shape[1]):
             changed = [c.clone() for c in seen]
             changed[j][:, k] += 0.1
-            assert (net(VIDEO[:, 4], T, LABEL, changed) - plain).abs().max() > 1e-6
+            assert (net(VIDEO[:, 4], T, label=LABEL, history=changed) - plain).abs().max() > 1e-6
 
 
 def test_no_token_depends_on_a_newer_frame():
@@ -1453,7 +1455,7 @@ def test_images_alone_are_the_loss_of_the_pyramid():
 def test_rollout_of_the_network():
     net, found = network(), stages([0, 0.5, 1])
     noise = checks.images(4, 5, 1, 8, 8, seed=8)
-    made = rollout(lambda z, t, history: net(z, t, LABEL, history), noise, found, 2, VIDEO[:, :2],
+    made = rollout(lambda z, t, history: net(z, t, label=LABEL, history=history), noise, found, 2, VIDEO[:, :2],
                    generator=torch.Generator().manual_seed(0))  # fmt: skip
     assert made.shape == VIDEO.shape and made.dtype == torch.float64 and made.isfinite().all()
     assert torch.equal(made[:, :2], VIDEO[:, :2])
@@ -1466,7 +1468,7 @@ def test_the_flops_are_those_of_the_network(frames):
     net = network(dim, depth).float()
     past = history(VIDEO[:1, : frames - 1].float(), 1, 2)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(VIDEO[:1, 4].float(), T[:1].float(), None, past)
+        net(VIDEO[:1, 4].float(), T[:1].float(), history=past)
     tokens = count_tokens(history_layout(frames, 1, 2), 2, 16)
     outside = 2 * 4 * dim * (tokens + 16) + 2 * (2 * dim**2 + 6 * depth * dim**2 + 2 * dim**2)
     assert counter.get_total_flops() - outside == forward_flops(tokens, dim, depth)
@@ -1490,11 +1492,11 @@ BAD = {
     "no frames to make": (lambda: video_flops(0, [1], 16, 8), "frames must be at least 1"),
     "sigma of 1": (lambda: corrupt([VIDEO], torch.ones(4)), "sigma must be at least 0 and below 1"),
     "one sigma for four": (lambda: corrupt([VIDEO], torch.zeros(1)), "sigma must be a float tensor .4,., one for each sample"),
-    "frames of three channels": (lambda: network()(VIDEO[:, 0], T, LABEL, [VIDEO[:, :1].repeat(1, 1, 3, 1, 1)]), "1 channels"),
-    "frames of odd width": (lambda: network()(VIDEO[:, 0], T, LABEL, [VIDEO[:, :1, :, :, :7]]), "divisible by 2"),
-    "a frame for a clip": (lambda: network()(VIDEO[:, 0], T, LABEL, [VIDEO[:, 0]]), "history of clips"),
-    "a clip for a history": (lambda: network()(VIDEO[:, 0], T, LABEL, VIDEO), "history of clips"),
-    "another's history": (lambda: network()(VIDEO[:, 0], T, LABEL, [VIDEO[:2]]), "history of clips"),
+    "frames of three channels": (lambda: network()(VIDEO[:, 0], T, label=LABEL, history=[VIDEO[:, :1].repeat(1, 1, 3, 1, 1)]), "1 channels"),
+    "frames of odd width": (lambda: network()(VIDEO[:, 0], T, label=LABEL, history=[VIDEO[:, :1, :, :, :7]]), "divisible by 2"),
+    "a frame for a clip": (lambda: network()(VIDEO[:, 0], T, label=LABEL, history=[VIDEO[:, 0]]), "history of clips"),
+    "a clip for a history": (lambda: network()(VIDEO[:, 0], T, label=LABEL, history=VIDEO), "history of clips"),
+    "another's history": (lambda: network()(VIDEO[:, 0], T, label=LABEL, history=[VIDEO[:2]]), "history of clips"),
     "lengths that are no numbers": (lambda: video_loss(still, VIDEO, VIDEO[:, 0], T, [1.5] * 4, FOUND), "frames must be a whole number"),
     "one length": (lambda: video_loss(still, VIDEO, VIDEO[:, 0], T, 3, FOUND), "number of frames to use"),
     "noise for more videos": (lambda: video_loss(still, VIDEO, torch.cat([VIDEO[:, 0]] * 2), T, [1] * 4, FOUND), "noise for one frame each"),

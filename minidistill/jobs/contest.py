@@ -19,7 +19,7 @@ from minidistill import data, plots
 from minidistill.checkpoints import archive, read
 from minidistill.checkpoints import load as load_weights
 from minidistill.dit import DiT
-from minidistill.metrics import Classifier, flow_map_error, frechet_distance
+from minidistill.metrics import Classifier, flow_map_error, frechet_distance, precision_recall_coverage
 from minidistill.need import Number
 from minidistill.parameterization import Denoiser, as_denoiser, guided
 from minidistill.progressive import Student, diffusion_loss, logit_normal_times
@@ -82,10 +82,10 @@ def images(name: str, folder: str | Path | None = None) -> list[Tensor]:
     raise ValueError(f'data must be "digits", "mnist" or "fashion_mnist", got {name!r}')
 
 
-def network(x: Tensor) -> DiT:
-    """A DiT for images of this size: 0.24M parameters for 8x8 digits, 0.54M for 28x28."""
+def network(x: Tensor, **options) -> DiT:
+    """A DiT for images of this size: 0.24M parameters for 8x8 digits, 0.54M for 28x28. options: DiT's own."""
     size = {"patch": 2, "dim": 64} if x.shape[-1] == 8 else {"patch": 4, "dim": 96}
-    return DiT(**size, depth=3, classes=10)
+    return DiT(**size, depth=3, classes=10, **options)
 
 
 def batch(x: Tensor) -> int:
@@ -185,7 +185,8 @@ def compare(
 
     All start from the same n noises and labels. Distance: to the reference's samples, RMS per pixel, with its
     standard error, for those that add no noise of their own. Frechet: between the judge's 64 features of the
-    samples and of the training data, without bias, with its standard error; the last row compares test data
+    samples and of the training data, without bias, with its standard error. Recall: the share of the first
+    2000 training images that have a sample near them, in the same features. The last row compares test data
     with training data, which is the floor.
     """
     # drawn on the processor, so that every device starts from the same
@@ -194,9 +195,11 @@ def compare(
     real = torch.cat([judge.features(part) for part in x.split(2000)])
 
     def judged(images: Tensor, labels: Tensor) -> dict:
-        frechet, frechet_se = frechet_distance(judge.features(images), real)
+        features = judge.features(images)
+        frechet, frechet_se = frechet_distance(features, real)
+        _, recall, _ = precision_recall_coverage(real[:2000], features)
         accuracy = (judge(images).argmax(1) == labels).cpu().to(torch.float64).mean().item()
-        return {"frechet": frechet, "frechet_se": frechet_se, "accuracy": accuracy}
+        return {"frechet": frechet, "frechet_se": frechet_se, "recall": recall, "accuracy": accuracy}
 
     table, samples = [], {}
     for model, steps, sample, paired, mflop in contestants:
@@ -218,6 +221,7 @@ COLUMNS = {
     "mflop": ("MFLOP", lambda row: f"{row['mflop']:.0f}"),
     "distance": ("distance to teacher", lambda row: f"{row['distance']:.4f} ± {row['distance_se']:.4f}"),
     "frechet": ("Frechet distance", lambda row: f"{row['frechet']:.2f} ± {row['frechet_se']:.2f}"),
+    "recall": ("recall", lambda row: f"{row['recall']:.3f}"),
     "accuracy": ("class accuracy", lambda row: f"{row['accuracy']:.3f}"),
     "seconds": ("seconds", lambda row: f"{row['seconds']:.2f}"),
 }
