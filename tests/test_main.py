@@ -489,7 +489,7 @@ def test_the_claim_of_flow_maps(tmp_path):
         (row["model"], row["steps"]): {k: float(v or 0) for k, v in row.items() if k != "model"}
         for row in table(tmp_path)
     }
-    teacher, few = rows["teacher", "32"], [rows["mean_flow", n] for n in "1248"]
+    teacher, few = rows["teacher", "32"], [rows["lagrangian", n] for n in "1248"]
     assert few[0]["frechet"] <= teacher["frechet"] + 0.4 and few[2]["frechet"] <= teacher["frechet"] + 0.2
     assert all(row["recall"] >= 0.95 * teacher["recall"] for row in few)
     for fewer, more in zip(few, few[1:]):

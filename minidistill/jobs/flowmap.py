@@ -1,6 +1,6 @@
 """Teaches a flow-matching model to jump between any two times.
 
-    minidistill flowmap --loss lagrangian shortcut
+    minidistill flowmap --loss lagrangian mean_flow
 
 One student in 1, 2, 4 and 8 steps. It starts from the teacher's weights, as Euler's method. Several losses
 make several students, each with as many updates as the teacher.
@@ -36,7 +36,7 @@ from minidistill.phased import Velocity, phased_sample
 from minidistill.schedules import like, mix, randn_like, rectified_flow, time_grid
 from minidistill.train import train
 
-TOP = 16.0  # the highest frequency of time: MeanFlow differentiates the embedding, and explodes with 256
+TOP = 16.0  # the highest frequency of time: MeanFlow differentiates the embedding, and 256 is steep
 
 
 def anchored_shortcut(
@@ -49,12 +49,13 @@ def anchored_shortcut(
     return mean_square(u(z, t, s), wanted)
 
 
-# what a student learns by: a loss (u, x, eps, t, s, teacher), and the share of a batch on the diagonal
-# (improved MeanFlow would ask the student for the slope, which the teacher knows)
+# what a student learns by: a loss (u, x, eps, t, s, teacher), the share of a batch on the diagonal, its
+# anchor, and the share of jumps that start at pure noise, as samplers do. Lagrangian asks the teacher where it
+# lands, and needs no anchor; MeanFlow runs away without one, and with many long jumps
 LOSSES = {
-    "mean_flow": (mean_flow_loss, 0.25),
-    "lagrangian": (lagrangian_loss, 0.0),
-    "shortcut": (anchored_shortcut, 0.5),
+    "lagrangian": (lagrangian_loss, 0.0, 0.25),
+    "mean_flow": (mean_flow_loss, 0.5, 0.0),
+    "shortcut": (anchored_shortcut, 0.5, 0.25),
 }
 
 load, default_updates = contest.load, contest.default_updates
@@ -102,12 +103,13 @@ def train_flow_map(
     net: DiT, ema: DiT, teacher: DiT, name: str, guidance: float, x: Tensor, y: Tensor, steps: int, **options
 ) -> Iterator[tuple[int, Tensor]]:
     """A flow map of the guided teacher, from its weights. The student is `ema`."""
-    data_std, (distance, share) = x.std().item(), LOSSES[name]
+    data_std, (distance, share, noise) = x.std().item(), LOSSES[name]
     for model in (net, ema):
         model.load_state_dict(teacher.state_dict(), strict=False)  # all but the interval's part, which is 0
 
     def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         eps, (t, s) = randn_like(x, generator), draw_times(len(x), share, generator)
+        t = torch.where(torch.arange(len(x), device=x.device) < (1 - noise) * len(x), t, 1.0)  # the last ones
         velocity = teacher_velocity(teacher, data_std, y, guidance)
         return distance(as_mean_velocity(net, data_std, label=y), x, eps, t, s, velocity)
 
