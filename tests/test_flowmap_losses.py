@@ -872,7 +872,7 @@ RIGHT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_answer_passes(name, seed, unchecked_shapes):
     check, right = RIGHT[name]

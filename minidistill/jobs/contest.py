@@ -21,10 +21,11 @@ from minidistill.checkpoints import load as load_weights
 from minidistill.dit import DiT
 from minidistill.metrics import Classifier, flow_map_error, frechet_distance, precision_recall_coverage
 from minidistill.need import Number
-from minidistill.parameterization import Denoiser, as_denoiser, guided
+from minidistill.parameterization import Denoiser, as_denoiser, as_velocity, guided
+from minidistill.phased import Velocity, flow_matching_loss
 from minidistill.progressive import Student, diffusion_loss, logit_normal_times
 from minidistill.samplers import ddim
-from minidistill.schedules import Schedule, cosine, time_grid
+from minidistill.schedules import Schedule, cosine, randn_like, rectified_flow, time_grid
 from minidistill.train import train
 
 TEACHER_STEPS = 32  # DDIM steps of the teacher
@@ -103,6 +104,25 @@ def train_teacher(
         t = logit_normal_times(len(x), generator=generator)
         denoiser = as_denoiser(net, cosine, data_std, label=some_dropped(y, net, generator))
         return diffusion_loss(denoiser, x, cosine, generator=generator, t=t)
+
+    return train(net, loss, (x, y), steps, batch(x), ema=ema, **options)
+
+
+def flow(net: DiT, data_std: float, label: Tensor) -> Velocity:
+    """The network as a velocity of rectified flow."""
+    return as_velocity(as_denoiser(net, rectified_flow, data_std, label=label))
+
+
+def train_flow_teacher(
+    net: DiT, ema: DiT, x: Tensor, y: Tensor, steps: int, **options
+) -> Iterator[tuple[int, Tensor]]:
+    """A flow-matching model of x given its label; a tenth are dropped, for guidance. The teacher is `ema`."""
+    data_std = x.std().item()
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        t = logit_normal_times(len(x), generator=generator)
+        velocity = flow(net, data_std, some_dropped(y, net, generator))
+        return flow_matching_loss(velocity, x, randn_like(x, generator), t)
 
     return train(net, loss, (x, y), steps, batch(x), ema=ema, **options)
 

@@ -28,8 +28,14 @@ from minidistill.flowmap import (
     mean_flow_loss,
 )
 from minidistill.jobs import contest
-from minidistill.jobs.contest import TEACHER_STEPS, Contestant, batch, network, train_judge
-from minidistill.jobs.phased import train_flow_teacher
+from minidistill.jobs.contest import (
+    TEACHER_STEPS,
+    Contestant,
+    batch,
+    network,
+    train_flow_teacher,
+    train_judge,
+)
 from minidistill.metrics import Classifier
 from minidistill.parameterization import guided
 from minidistill.phased import Velocity, phased_sample
@@ -45,13 +51,13 @@ def anchored_shortcut(
     """`shortcut_loss`, and on the diagonal the distance to the teacher's velocity, the anchor: (b,)."""
     z = mix(x, eps, t, rectified_flow)
     with torch.no_grad():
-        wanted = torch.where(like(s < t, z) > 0, halves_target(u, z, t, s), teacher(z, t))
+        wanted = torch.where(like(t - s, z) > 0, halves_target(u, z, t, s), teacher(z, t))
     return mean_square(u(z, t, s), wanted)
 
 
 # what a student learns by: a loss (u, x, eps, t, s, teacher), the share of a batch on the diagonal, its
-# anchor, and the share of jumps that start at pure noise, as samplers do. Lagrangian asks the teacher where it
-# lands, and needs no anchor; MeanFlow runs away without one, and with many long jumps
+# anchor, and the share of jumps that start at pure noise, as samplers do. Lagrangian asks the teacher where
+# it lands, and needs no anchor; MeanFlow runs away without one, and with many long jumps
 LOSSES = {
     "lagrangian": (lagrangian_loss, 0.0, 0.25),
     "mean_flow": (mean_flow_loss, 0.5, 0.0),

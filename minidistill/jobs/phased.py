@@ -19,17 +19,17 @@ from minidistill.jobs import contest
 from minidistill.jobs.contest import (
     Contestant,
     batch,
+    flow,
     fresh_generator,
     guided_denoiser,
     network,
-    some_dropped,
+    train_flow_teacher,
     train_judge,
 )
 from minidistill.metrics import Classifier
-from minidistill.parameterization import as_denoiser, as_velocity
+from minidistill.parameterization import as_velocity
 from minidistill.phased import (
     Velocity,
-    flow_matching_loss,
     grid_stops,
     parse_plan,
     phase_edges,
@@ -38,7 +38,6 @@ from minidistill.phased import (
     phased_sample,
     phases_at,
 )
-from minidistill.progressive import logit_normal_times
 from minidistill.schedules import randn_like, rectified_flow
 from minidistill.train import train
 
@@ -93,28 +92,9 @@ def check_plan(text: str, updates: int) -> None:
         )
 
 
-def flow(net: DiT, data_std: float, label: Tensor) -> Velocity:
-    """The network as a velocity of rectified flow."""
-    return as_velocity(as_denoiser(net, rectified_flow, data_std, label=label))
-
-
 def guided_flow(net: DiT, data_std: float, label: Tensor, scale: float) -> Velocity:
     """The network's velocity, guided away from that without a label. Scale 1 asks once."""
     return as_velocity(guided_denoiser(net, rectified_flow, data_std, label, scale))
-
-
-def train_flow_teacher(
-    net: DiT, ema: DiT, x: Tensor, y: Tensor, steps: int, **options
-) -> Iterator[tuple[int, Tensor]]:
-    """A flow-matching model of x given its label; a tenth are dropped, for guidance. The teacher is `ema`."""
-    data_std = x.std().item()
-
-    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        t = logit_normal_times(len(x), generator=generator)
-        velocity = flow(net, data_std, some_dropped(y, net, generator))
-        return flow_matching_loss(velocity, x, randn_like(x, generator), t)
-
-    return train(net, loss, (x, y), steps, batch(x), ema=ema, **options)
 
 
 def train_phased(
