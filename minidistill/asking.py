@@ -90,7 +90,8 @@ def read(schedule: Schedule, t: Time) -> tuple[Time, Time]:
 def ask(
     model: Callable[..., Tensor], z: Batch, t: Time, kind: str | None, /, *more: Time, **conditioning
 ) -> Batch:
-    """model(z, t), looked at: of a denoiser, kind "x", of a velocity, or of a network, kind "tangent".
+    """model(z, t), looked at: of a denoiser, kind "x", of a velocity or mean velocity, or of a network, kind
+    "tangent".
 
     The model gets t, and a second time where there is `more`, in z's dtype, and its answer comes back in z's
     dtype. Raises ValueError for an answer of another shape, a time that is not finite, an input changed in
@@ -106,7 +107,7 @@ def ask_at(
 ) -> Batch:
     """ask, at a time that was looked at before: a sampler looks at its whole grid once."""
     if not callable(model):
-        raise ValueError(f"needed: a function (z, t) -> {kind}, got {model!r:.60}")
+        raise ValueError(f"needed: a function (z, t{', s' * len(more)}) -> {kind}, got {model!r:.60}")
     known = getattr(model, "predicts", None)
     if known and kind and known != kind:
         raise ValueError(f"needed: a model that predicts {kind}. This one predicts {known}")

@@ -9,9 +9,10 @@ jump(u, z, t, s) = z + (s - t) u. Three identities hold for the exact u along a 
     the start moves      u + (t - s) du/dt = dz/dt: z moves with t, and s stands               MeanFlow
     the end moves        d jump / ds = the velocity where the jump lands                       Lagrangian
 
-Only flow matching, on the diagonal s = t, knows the data. Progressive distillation is the first identity on a
-fixed grid, a consistency model the second at s = 0. Frans et al. (2025), Shortcut; Geng et al. (2025), twice;
-Boffi et al. (2024). t = 1 is noise. ValueError for s > t, other shapes, and not one t and s for each sample.
+The first and the last hold for any ODE: flow matching on the diagonal, s = t, or a teacher, says which. The
+second contains it. Progressive distillation is the first on a fixed grid, a consistency model the second at
+s = 0. Frans et al. (2025); Geng et al. (2025), twice; Boffi et al. (2024). t = 1 is noise. Raises ValueError
+unless 0 <= s <= t <= 1, one of each for each sample, and all shapes agree.
 
 >>> still = lambda z, t, s: 0 * z  # a mean velocity of 0: nothing moves
 >>> flow_map_sample(still, torch.ones(1, 2), torch.tensor([1.0, 0.3, 0.0]))
@@ -19,6 +20,7 @@ tensor([[1., 1.]])
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
@@ -44,16 +46,15 @@ def as_mean_velocity(net: Callable[..., Tensor], data_std: Number = 1.0, **condi
     """The network F(z / r, phi_t, phi_t - phi_s) as a mean velocity, without a division by t - s.
 
     r = hypot((1 - t) sd, t) and phi = atan2(t, (1 - t) sd), as in `as_denoiser`. With d = phi_t - phi_s the
-    jump is r_s (cos(d) z / r - sin(d) F), for every schedule; on rectified flow t - s divides out of it. The
-    jump to 0 is `as_denoiser`, the diagonal its velocity, finite at both ends with its derivatives.
+    jump is r_s (cos(d) z / r - sin(d) F), for every schedule; on rectified flow t - s divides out. The
+    diagonal is the velocity of `as_denoiser(net)`, finite at both ends with its derivatives.
     """
     data_std = need.number("data_std", data_std, above=0, why=", the standard deviation of the data")
 
     def u(z: Batch, t: Time, s: Time) -> Batch:
         look(z, t, s)
-        now, end = like(t, z), like(s, z)
-        r = torch.hypot((1 - now) * data_std, now)
-        phi, phi_s = (torch.atan2(time, (1 - time) * data_std).flatten() for time in (now, end))
+        now, angle = like(t, z), lambda c: torch.atan2(c, (1 - c) * data_std).flatten()
+        r, phi, phi_s = torch.hypot((1 - now) * data_std, now), angle(now), angle(like(s, z))
         tangent = ask(net, (z / r).to(z.dtype), phi, "tangent", phi - phi_s, **conditioning)
         return (((now - (1 - now) * data_std**2) * (z / r) + data_std * tangent) / r).to(z.dtype)
 
@@ -68,13 +69,13 @@ def diagonal(u: MeanVelocity) -> Velocity:
     return velocity
 
 
-def exact_mean_velocity(flow_map: MeanVelocity, velocity: Velocity) -> MeanVelocity:
+def exact_mean_velocity(flow_map: Callable[..., Tensor], velocity: Velocity) -> MeanVelocity:
     """Of a known flow map (z, t, s) -> z_s: a quotient, and on the diagonal, where it is 0 / 0, velocity."""
 
     def u(z: Batch, t: Time, s: Time) -> Batch:
         look(z, t, s)
         gap = like(t, z) - like(s, z)
-        chord = (z - ask(flow_map, z, t, None, s)) / torch.where(gap == 0, 1, gap)
+        chord = (z - ask(flow_map, z, t, "z_s", s)) / torch.where(gap == 0, 1, gap)
         return torch.where(gap == 0, ask(velocity, z, t, "velocity"), chord).to(z.dtype)
 
     u.predicts = "mean velocity"
@@ -109,7 +110,7 @@ def shortcut_loss(
 ) -> Time:
     """The squared distance of u to the mean of its halves, (b,): 0 for the flow map of any ODE, and at s = t.
 
-    The halves, a constant, are the target's, an average of the weights, or u's. Tangents doubled k times are
+    The halves are constants, of target (u with averaged weights), or else of u. Tangents doubled k times are
     Euler's method in 2^k steps: progressive distillation without stages. Frans et al. (2025)."""
     z = mix(x, eps, t, rectified_flow)
     wanted = halves_target(u if target is None else target, z, t, s)
@@ -117,10 +118,10 @@ def shortcut_loss(
 
 
 def along_path(u: MeanVelocity, z: Batch, t: Time, s: Time, slope: Batch) -> tuple[Batch, Batch]:
-    """u and du/dt along a path of that slope: z moves with t, and s stands. One forward-mode derivative."""
+    """u and du/dt along a path of that slope: z moves with t. Forward mode, which fused attention has not."""
     look(z, t, s)
     need.samples(slope=slope, z=z)
-    t = t.to(z.dtype).contiguous()  # a time expanded over the batch cannot carry a tangent
+    t = t.to(z.dtype).contiguous()  # expanded over the batch it cannot carry a tangent
     return torch.func.jvp(lambda z, t: ask(u, z, t, "mean velocity", s), (z, t), (slope, torch.ones_like(t)))
 
 
@@ -147,7 +148,7 @@ def improved_mean_flow_loss(
     """Improved MeanFlow: the squared distance of u + (t - s) stopgrad(du/dt) to v, (b,). Geng et al. (2025).
 
     The path has the slope u(z, t, t): all but v, eps - x or the teacher's, depends on z alone. So this is a
-    regression, with the floor of flow matching, and right with and without the stop-gradient.
+    regression of v, with flow matching's floor for eps - x, and right with and without the stop-gradient.
     """
     z = mix(x, eps, t, rectified_flow)
     with torch.no_grad(), same_dropout(x):
@@ -160,13 +161,13 @@ def improved_mean_flow_loss(
 def lagrangian_loss(
     u: MeanVelocity, x: Batch, eps: Batch, t: Time, s: Time, teacher: Velocity | None = None
 ) -> Time:
-    """The squared distance of d jump / ds to the velocity where the jump lands, (b,). Boffi et al. (2024).
-    It is the teacher's, which needs no flow matching, or u's diagonal, with which the loss is 0 at s = t."""
+    """The squared distance of d jump / ds to the velocity where the jump lands, (b,): the teacher's, and then
+    no flow matching is needed (Boffi et al., 2024); or u's own diagonal, and then it is 0 at s = t."""
     z = mix(x, eps, t, rectified_flow)
     look(z, t, s)
     s = s.to(z.dtype).contiguous()
     end = lambda s: jump(ask(u, z, t, "mean velocity", s), z, t, s)
-    with same_dropout(x):
+    with nullcontext() if teacher else same_dropout(x):  # what is asked next of u sees the same masks
         landed, speed = torch.func.jvp(end, (s,), (torch.ones_like(s),))
     with torch.no_grad():
         wanted = ask(diagonal(u) if teacher is None else teacher, landed, s, "velocity")
@@ -192,7 +193,6 @@ def guided_slope(
 
 def flow_map_sample(u: MeanVelocity, z: Batch, times: Times, trajectory: bool = False) -> Tensor:
     """z at times[0], carried from each time to the next by one jump; any falling grid in [0, 1] is right."""
-    need.samples(z=z)
     need.ordered("times", times, 1)
     states = [z]
     for t, s in pairwise(times.to(z)[:, None].expand(-1, len(z))):

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from minidistill.checks import column, exact
 from minidistill.checks import flowmap as checks
+from minidistill.dit import MLP
 from minidistill.flowmap import (
     along_path,
     as_mean_velocity,
@@ -1294,3 +1295,16 @@ def test_the_bias_of_consistency_training_to_s_falls_with_its_step(pairs):
     assert min(z) > 4.5
     one, two, three = (a.mean(0).norm() for a in steps)
     assert one / two == pytest.approx(2, abs=0.15) and two / three == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("loss", [shortcut_loss, mean_flow_loss, improved_mean_flow_loss, lagrangian_loss])
+def test_every_call_draws_its_own_dropout(loss):
+    """Masks are shared within a loss, not between two: also where a teacher draws none."""
+    torch.manual_seed(0)
+    u = as_mean_velocity(MLP(dropout=0.5, interval=True), 0.5)
+    x, eps = torch.randn(2, 64, 2)
+    t, s = draw_times(64, 0.0)
+    teachers = [{}] if loss is shortcut_loss else [{}, {"teacher": lambda z, t: 0.3 * z}]
+    for given in teachers:
+        one, two = (loss(u, x, eps, t, s, **given) for _ in range(2))
+        assert one.isfinite().all() and not torch.equal(one, two)

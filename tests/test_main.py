@@ -483,21 +483,19 @@ def test_the_claim_of_ect(tmp_path):
 
 @pytest.mark.slow
 def test_the_claim_of_flow_maps(tmp_path):
-    """The defaults: one step near the teacher's 32, four nearer, never worse with more, with all the variety."""
+    """The defaults: one step near the teacher's 32, four nearer, with all the variety. With more steps Frechet's
+    distance is never worse, and the distance to the teacher falls up to four."""
     assert main(["flowmap", "--out", str(tmp_path)]) == 0
     rows = {
-        (row["model"], row["steps"]): {k: float(v or 0) for k, v in row.items() if k != "model"}
+        (row.pop("model"), row["steps"]): {k: float(v or 0) for k, v in row.items()}
         for row in table(tmp_path)
     }
     teacher, few = rows["teacher", "32"], [rows["lagrangian", n] for n in "1248"]
     assert few[0]["frechet"] <= teacher["frechet"] + 0.4 and few[2]["frechet"] <= teacher["frechet"] + 0.2
     assert all(row["recall"] >= 0.95 * teacher["recall"] for row in few)
     for fewer, more in zip(few, few[1:]):
-        spread = math.hypot(fewer["frechet_se"], more["frechet_se"])
-        assert more["frechet"] <= fewer["frechet"] + 2 * spread
-        assert more["distance"] <= fewer["distance"] + 2 * math.hypot(
-            fewer["distance_se"], more["distance_se"]
-        )
+        assert more["frechet"] <= fewer["frechet"] + 2 * math.hypot(fewer["frechet_se"], more["frechet_se"])
+    assert few[2]["distance"] < few[1]["distance"] < few[0]["distance"]
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ JUDGE_UPDATES = 800
 UPDATES = {"digits": 1600, "mnist": 12000, "fashion_mnist": 12000}
 
 
-def options(add: Callable) -> None:
+def options(add: Callable, students: str = "its students together take as many") -> None:
     """The options of every method on images."""
     add(
         "--data",
@@ -46,8 +46,7 @@ def options(add: Callable) -> None:
     add(
         "--updates",
         type=int,
-        help="training updates of the teacher; its students together take as many (default: 1600 for digits, "
-        "12000 for the others)",
+        help=f"training updates of the teacher; {students} (default: 1600 for digits, 12000 for the others)",
     )
 
 
@@ -206,8 +205,8 @@ def compare(
     All start from the same n noises and labels. Distance: to the reference's samples, RMS per pixel, with its
     standard error, for those that add no noise of their own. Frechet: between the judge's 64 features of the
     samples and of the training data, without bias, with its standard error. Recall: the share of the first
-    2000 training images that have a sample near them, in the same features. The last row compares test data
-    with training data, which is the floor.
+    2000 training images that lie near the samples, in the same features; it falls with the number of samples.
+    The last row compares test data with training data: the floor of the Frechet distance.
     """
     # drawn on the processor, so that every device starts from the same
     noise = torch.randn(n, *x.shape[1:], generator=torch.Generator().manual_seed(seed), device="cpu").to(x)
@@ -217,7 +216,7 @@ def compare(
     def judged(images: Tensor, labels: Tensor) -> dict:
         features = judge.features(images)
         frechet, frechet_se = frechet_distance(features, real)
-        _, recall, _ = precision_recall_coverage(real[:2000], features)
+        _, recall, _ = precision_recall_coverage(real[:2000], features[:n])
         accuracy = (judge(images).argmax(1) == labels).cpu().to(torch.float64).mean().item()
         return {"frechet": frechet, "frechet_se": frechet_se, "recall": recall, "accuracy": accuracy}
 
