@@ -154,10 +154,9 @@ def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> Ca
     data_std, scale = x.std().item(), args.guidance
     contestants = [by_euler("teacher", teacher, data_std, TEACHER_STEPS, scale)]
     contestants += [by_euler("undistilled", teacher, data_std, n, scale) for n in (8, 4, 2, 1)]
-    models = {"teacher": teacher}
+    models, flow_map = {"teacher": teacher}, network(x, top=TOP, interval=True).to(x.device)
     for loss in args.loss:
-        net = network(x, top=TOP, interval=True).to(x.device)
-        models[loss] = student = copy.deepcopy(net)
-        stage(loss, train_flow_map, net, student, teacher, loss, scale, x, y)
+        models[loss] = student = copy.deepcopy(flow_map)
+        stage(loss, train_flow_map, copy.deepcopy(flow_map), student, teacher, loss, scale, x, y)
         contestants += [by_jumps(loss, student, data_std, n) for n in (8, 4, 2, 1)]
     return partial(contest.result, contestants, judge, data, args, models)
