@@ -9,10 +9,9 @@ jump(u, z, t, s) = z + (s - t) u. Three identities hold for the exact u along a 
     the start moves      u + (t - s) du/dt = dz/dt: z moves with t, and s stands               MeanFlow
     the end moves        d jump / ds = the velocity where the jump lands                       Lagrangian
 
-The first and the last hold for any ODE: flow matching on the diagonal, s = t, or a teacher, says which. The
-second contains it. Progressive distillation is the first on a fixed grid, a consistency model the second at
-s = 0. Frans et al. (2025); Geng et al. (2025), twice; Boffi et al. (2024). t = 1 is noise. Raises ValueError
-unless 0 <= s <= t <= 1, one of each for each sample, and all shapes agree.
+The first and the last hold for any ODE: flow matching on the diagonal, s = t, or a teacher, says which.
+Progressive distillation is the first on a fixed grid, a consistency model the second at s = 0. Frans et al.
+(2025); Geng et al. (2025), twice; Boffi et al. (2024). t = 1 is noise. ValueError unless 0 <= s <= t <= 1.
 
 >>> still = lambda z, t, s: 0 * z  # a mean velocity of 0: nothing moves
 >>> flow_map_sample(still, torch.ones(1, 2), torch.tensor([1.0, 0.3, 0.0]))
@@ -21,6 +20,7 @@ tensor([[1., 1.]])
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from inspect import signature
 from itertools import pairwise
 
 import torch
@@ -47,8 +47,7 @@ def as_mean_velocity(net: Callable[..., Tensor], data_std: Number = 1.0, **condi
 
     r = hypot((1 - t) sd, t) and phi = atan2(t, (1 - t) sd), as in `as_denoiser`. With d = phi_t - phi_s the
     jump is r_s (cos(d) z / r - sin(d) F), for every schedule; on rectified flow t - s divides out. The
-    diagonal is the velocity of `as_denoiser(net)`, finite at both ends with its derivatives.
-    """
+    diagonal is the velocity of `as_denoiser(net)`, finite at both ends with its derivatives."""
     data_std = need.number("data_std", data_std, above=0, why=", the standard deviation of the data")
 
     def u(z: Batch, t: Time, s: Time) -> Batch:
@@ -70,12 +69,14 @@ def diagonal(u: MeanVelocity) -> Velocity:
 
 
 def exact_mean_velocity(flow_map: Callable[..., Tensor], velocity: Velocity) -> MeanVelocity:
-    """Of a known flow map (z, t, s) -> z_s: a quotient, and on the diagonal, where it is 0 / 0, velocity."""
+    """Of a known flow map, (z, t, s) -> z_s or an oracle's: a quotient, and where that is 0 / 0, velocity."""
+    takes = callable(flow_map) and "schedule" in signature(flow_map).parameters  # as an oracle's does
+    carry = (lambda z, t, s: flow_map(z, t, s, schedule=rectified_flow)) if takes else flow_map
 
     def u(z: Batch, t: Time, s: Time) -> Batch:
         look(z, t, s)
         gap = like(t, z) - like(s, z)
-        chord = (z - ask(flow_map, z, t, "z_s", s)) / torch.where(gap == 0, 1, gap)
+        chord = (z - ask(carry, z, t, "z_s", s)) / torch.where(gap == 0, 1, gap)
         return torch.where(gap == 0, ask(velocity, z, t, "velocity"), chord).to(z.dtype)
 
     u.predicts = "mean velocity"
@@ -86,10 +87,9 @@ def draw_times(b: Whole, diagonal: Number = 0.75, generator: Generator = None) -
     """t >= s, (b,): one uniform time in (0, 1] for the first round(diagonal b) pairs, and two for the others.
     On the generator's device. Raises ValueError for b < 1, and for a share outside [0, 1]."""
     b, diagonal = need.whole("b", b), need.number("diagonal", diagonal, 0, 1)
-    device = None if generator is None else generator.device
     # rand can be 0, where some velocities are 0 / 0, but never 1
-    one, two = 1 - torch.rand(2, b, generator=generator, device=device)
-    two = torch.where(torch.arange(b, device=device) < round(diagonal * b), one, two)
+    one, two = 1 - torch.rand(2, b, generator=generator, device=getattr(generator, "device", None))
+    two = torch.where(torch.arange(b, device=one.device) < round(diagonal * b), one, two)
     return one.maximum(two), one.minimum(two)
 
 
@@ -148,8 +148,7 @@ def improved_mean_flow_loss(
     """Improved MeanFlow: the squared distance of u + (t - s) stopgrad(du/dt) to v, (b,). Geng et al. (2025).
 
     The path has the slope u(z, t, t): all but v, eps - x or the teacher's, depends on z alone. So this is a
-    regression of v, with flow matching's floor for eps - x, and right with and without the stop-gradient.
-    """
+    regression of v, with flow matching's floor for eps - x, and right with and without the stop-gradient."""
     z = mix(x, eps, t, rectified_flow)
     with torch.no_grad(), same_dropout(x):
         slope = ask(u, z, t, "mean velocity", t)

@@ -6,6 +6,7 @@ they come about by a wrong diagonal.
 """
 
 import contextlib
+import functools
 import math
 import re
 
@@ -944,6 +945,13 @@ def test_a_jump_to_0_does_not_show_which_second_time_the_network_gets(unchecked_
 
 
 # the exact mean velocity
+
+
+def test_an_oracle_s_flow_map_is_one():
+    """With its schedule to be given, or given: the same mean velocity."""
+    bound = functools.partial(MIX.flow_map, schedule=rectified_flow)
+    for given in (MIX.flow_map, bound):
+        assert torch.equal(exact_mean_velocity(given, velocity)(Z, T, S), u_exact(Z, T, S))
 
 
 def test_the_exact_mean_velocity_is_a_flow_map():
