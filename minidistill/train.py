@@ -47,13 +47,13 @@ def train(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yields (step, mean loss), steps counted from 1, and trains net in place while it is looped over.
 
-    Without a loop nothing happens. AdamW; the learning rate rises linearly over `warmup` steps and falls
-    linearly to 0. `ema`, a copy of net, follows its parameters with decay min(ema_decay, (1 + step) /
-    (10 + step)), and has its buffers. With `checkpoint`, the run is saved there every `save_every` steps, on
-    Ctrl-C, SIGTERM and SIGHUP, and at the end, and an existing file is continued, if it is of this `stage`
-    and has these settings. Raises ValueError for settings that make no sense, data that does not fit together
-    and a checkpoint of another run, FloatingPointError instead of saving when the loss or its gradient was
-    not finite.
+    A checkpoint is loaded at once; without a loop nothing is trained. AdamW; the learning rate rises linearly
+    over `warmup` steps and falls linearly to 0. `ema`, a copy of net, follows its parameters with decay
+    min(ema_decay, (1 + step) / (10 + step)), and has its buffers. With `checkpoint`, the run is saved there
+    every `save_every` steps, on Ctrl-C, SIGTERM and SIGHUP, and at the end, and an existing file is
+    continued, if it is of this `stage` and has these settings. Raises ValueError for settings that make no
+    sense, data that does not fit together and a checkpoint of another run, FloatingPointError instead of
+    saving when the loss or its gradient was not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     tensors = isinstance(data, Sequence) and all(isinstance(a, Tensor) for a in data)
@@ -80,43 +80,52 @@ def train(
     state = {"net": net, "optimizer": optimizer} | ({"ema": ema} if ema is not None else {})
     done = load(checkpoint, state, run) if checkpoint is not None and Path(checkpoint).exists() else 0
 
-    def save() -> None:
-        if checkpoint is not None and rank == 0:
-            parts = {name: part.state_dict() for name, part in state.items()}
-            save_atomically(parts | {"run": run, "step": step}, checkpoint)
-
     objective = Objective(torch.compile(net) if compile else net, loss_fn)
     if world > 1:
         objective = nn.parallel.DistributedDataParallel(objective)
-    generator, finite = torch.Generator(device), torch.ones((), dtype=torch.bool, device=device)
+    generator = torch.Generator(device)
 
-    for step in range(done + 1, steps + 1):
-        with whole_steps() as interrupted:
-            # one batch, of which each process takes its share, and then its own noise
-            generator.manual_seed((seed * 1_000_003 + step) * 1024)
-            index = torch.randint(len(data[0]), (batch,), generator=generator, device=device)[rank::world]
-            generator.manual_seed((seed * 1_000_003 + step) * 1024 + 1 + rank)
+    def updates() -> Iterator[tuple[int, Tensor]]:
+        finite = torch.ones((), dtype=torch.bool, device=device)
 
-            for group in optimizer.param_groups:
-                group["lr"] = lr * min(1, step / max(warmup, 1)) * (1 - (step - 1) / steps)
-            with own_randomness(generator), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = objective(*(a[index] for a in data), step=step, generator=generator)
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(net.parameters(), clip)
-            finite = finite & loss.isfinite() & norm.isfinite()  # looked at when it is time to save
-            optimizer.step()
-            if ema is not None:
-                follow(ema, net, min(ema_decay, (1 + step) / (10 + step)))
+        def save() -> None:
+            if not finite:
+                raise FloatingPointError(
+                    f"the loss or its gradient was not finite at step {step} or before: the loss is "
+                    f"{loss.item()}, the norm of the gradient {norm.item()}; the last checkpoint was kept"
+                )
+            if checkpoint is not None and rank == 0:
+                parts = {name: part.state_dict() for name, part in state.items()}
+                save_atomically(parts | {"run": run, "step": step}, checkpoint)
 
-            if step % save_every == 0 or step == steps or interrupted:
-                if not finite:
-                    raise FloatingPointError(
-                        f"the loss or its gradient was not finite at step {step} or before: the loss is "
-                        f"{loss.item()}, the norm of the gradient {norm.item()}; the last checkpoint was kept"
-                    )
+        for step in range(done + 1, steps + 1):
+            with whole_steps() as interrupted:
+                # one batch, of which each process takes its share, and then its own noise
+                generator.manual_seed((seed * 1_000_003 + step) * 1024)
+                index = torch.randint(len(data[0]), (batch,), generator=generator, device=device)[rank::world]
+                generator.manual_seed((seed * 1_000_003 + step) * 1024 + 1 + rank)
+
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * min(1, step / max(warmup, 1)) * (1 - (step - 1) / steps)
+                with own_randomness(generator), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    loss = objective(*(a[index] for a in data), step=step, generator=generator)
+                optimizer.zero_grad()
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(net.parameters(), clip)
+                finite = finite & loss.isfinite() & norm.isfinite()  # looked at when it is time to save
+                optimizer.step()
+                if ema is not None:
+                    follow(ema, net, min(ema_decay, (1 + step) / (10 + step)))
+
+                if step % save_every == 0 or step == steps or interrupted:
+                    save()
+            try:
+                yield step, loss.detach()
+            except KeyboardInterrupt:  # thrown in: of two runs that go together, both are saved
                 save()
-        yield step, loss.detach()
+                raise
+
+    return updates()
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
-"""Trains flow maps in the plane and writes the tables that the lesson on flow maps reads.
+"""Trains flow maps and generators in the plane and writes what the lessons on them read.
 
     python notebooks/tables.py mixture         # 15 minutes on one core: every method from one network
     python notebooks/tables.py checkerboard    # an hour: a table that somebody else published, repeated
+    python notebooks/tables.py generators      # 20 minutes: distribution matching, what it needs to converge
 
 Each run appends its rows to a file in notebooks/checkpoints and is skipped when they are there.
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minidistill.asking import mean_square
+from minidistill.checkpoints import save_atomically
 from minidistill.dit import MLP
 from minidistill.flowmap import (
     as_mean_velocity,
@@ -29,9 +31,12 @@ from minidistill.flowmap import (
     mean_flow_loss,
     shortcut_loss,
 )
-from minidistill.metrics import flow_map_error
+from minidistill.matching import alternate, fake_loss, generate, matching_loss
+from minidistill.metrics import energy_distance, flow_map_error
 from minidistill.oracle import ProductMixture
+from minidistill.parameterization import Denoiser, as_denoiser
 from minidistill.phased import flow_matching_loss, jump
+from minidistill.progressive import diffusion_loss
 from minidistill.schedules import mix, randn_like, rectified_flow, time_grid
 from minidistill.train import train
 
@@ -221,10 +226,144 @@ def mixture(seeds: int = 3) -> None:
                 append(path, {"method": name, "seed": seed} | spent | errors(student))
 
 
+# distribution matching on nine modes
+
+TEACHER, FEW = 30_000, 6_000  # updates of a teacher that is good, and of one that is not yet
+SHARP = 64.0  # the highest frequency of time: with 16 more seeds need more updates
+GENERATORS = {  # updates of the teacher, start, fake updates for one, updates, learning rate, real score
+    "from the flow map": (TEACHER, "flow map", 5, 500, 3e-4, "teacher"),
+    "one fake update": (TEACHER, "flow map", 1, 500, 3e-4, "teacher"),
+    "poor networks": (FEW, "flow map", 5, 500, 3e-4, "teacher"),
+    "poor networks, exact real score": (FEW, "flow map", 5, 500, 3e-4, "exact"),
+    "from the teacher": (TEACHER, "teacher", 5, 2000, 1e-3, "teacher"),
+    "from the teacher, six times longer": (TEACHER, "teacher", 5, 12_000, 1e-3, "teacher"),
+}
+
+
+def nine_modes() -> ProductMixture:
+    """Three times three Gaussians, turned: modes eight standard deviations apart."""
+    angle = torch.tensor(0.5)
+    weights, modes = [[0.3, 0.4, 0.3], [0.25, 0.35, 0.4]], [[-1.2, 0.0, 1.2]] * 2
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
+    return ProductMixture(torch.tensor(weights), torch.tensor(modes), torch.full((2, 3), 0.15), turn)
+
+
+def run_to_the_end(run: Iterator, total: int, title: str) -> None:
+    for _ in tqdm(run, total=total, desc=title):
+        pass
+
+
+def one_step(net: MLP, std: float) -> Denoiser:
+    """A generator: a network of one time, or a flow map's jump to the data."""
+    return as_denoiser(lambda z, t: net(z, t, t) if len(net.interval) else net(z, t), rectified_flow, std)
+
+
+def learn_score(x: Tensor, std: float, steps: int, seed: int) -> MLP:
+    """The teacher: a denoiser."""
+    torch.manual_seed(seed)
+    net = MLP(top=SHARP)
+    ema = copy.deepcopy(net)
+
+    def loss(net: MLP, x: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        return diffusion_loss(one_step(net, std), x, rectified_flow, generator=generator)
+
+    run_to_the_end(train(net, loss, (x,), steps, 256, ema=ema, seed=seed), steps, "teacher")
+    return ema
+
+
+def learn_jumps(teacher: MLP, x: Tensor, std: float, seed: int, steps: int = 3000) -> MLP:
+    """The teacher's flow map, a quarter of the jumps from pure noise."""
+    net = MLP(top=SHARP, interval=True)
+    net.load_state_dict(teacher.state_dict(), strict=False)
+    ema, velocity = copy.deepcopy(net), diagonal(mean_velocity(teacher, std))
+
+    def loss(net: MLP, x: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        t, s = draw_times(len(x), 0.0, generator)
+        t = torch.where(torch.arange(len(x)) < 0.75 * len(x), t, 1.0)
+        return lagrangian_loss(mean_velocity(net, std), x, randn_like(x, generator), t, s, velocity)
+
+    run_to_the_end(train(net, loss, (x,), steps, 256, ema=ema, seed=seed, warmup=0), steps, "flow map")
+    return ema
+
+
+def match(
+    first: MLP,
+    teacher: MLP,
+    real: Denoiser,
+    x: Tensor,
+    std: float,
+    steps: int,
+    ratio: int,
+    lr: float,
+    seed: int,
+) -> MLP:
+    """A generator by distribution matching, from the weights of first."""
+    net, ema, fake = copy.deepcopy(first), copy.deepcopy(first), copy.deepcopy(teacher)
+
+    def matching(net: MLP, x: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        y = generate(one_step(net, std), randn_like(x, generator))
+        t = 0.02 + 0.96 * torch.rand(len(x), generator=generator)
+        return matching_loss(y, randn_like(x, generator), t, real, one_step(fake, std), rectified_flow)
+
+    def denoising(fake: MLP, x: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            y = generate(one_step(net, std), randn_like(x, generator))
+        t = 0.005 + 0.99 * torch.rand(len(x), generator=generator)
+        return fake_loss(one_step(fake, std), y, randn_like(x, generator), t, rectified_flow)
+
+    fake_run = train(fake, denoising, (x,), ratio * steps, 256, seed=seed + 1, warmup=0)
+    own = {"lr": lr, "seed": seed, "warmup": 0, "ema": ema, "ema_decay": 0.99}
+    run_to_the_end(
+        alternate(fake_run, train(net, matching, (x,), steps, 256, **own), ratio), steps, "generator"
+    )
+    return ema
+
+
+def generators(seeds: int = 3) -> None:
+    """The energy distance to the data, with that of the data itself, and the paired error to the flow map."""
+    path, data = HERE / "generators.csv", nine_modes()
+    x = data.sample(100_000, torch.Generator().manual_seed(123))
+    std, exact = x.std().item(), data.denoiser(rectified_flow)
+    noise = torch.randn(4000, 2, generator=torch.Generator().manual_seed(9))
+    sets = [data.sample(4000, torch.Generator().manual_seed(7 + i)) for i in range(20)]
+    energy = lambda y: sum(energy_distance(y, other) for other in sets[10:]) / 10
+    floor = torch.tensor([energy(y) for y in sets[:10]])
+    ends = data.flow_map(
+        noise.double(), torch.ones(4000).double(), torch.zeros(4000).double(), rectified_flow
+    )
+
+    for seed in range(seeds):
+        done = [row["generator"] for row in rows(path) if row["seed"] == str(seed)]
+        if set(GENERATORS) <= set(done):
+            continue
+        teachers = {n: learn_score(x, std, n, seed) for n in (TEACHER, FEW)}
+        maps = {n: learn_jumps(teacher, x, std, seed) for n, teacher in teachers.items()}
+        if seed == 0:
+            for name, net in (("teacher", teachers[TEACHER]), ("flow-map", maps[TEACHER])):
+                weights = {key: value.half() for key, value in net.state_dict().items()}
+                run = {"data": "nine modes", "model": name, "seed": seed, "data_std": std}
+                save_atomically({"ema": weights, "step": TEACHER, "run": run}, HERE / f"nine-{name}.pt")
+        for name, (updates, start, ratio, steps, lr, real) in GENERATORS.items():
+            if name in done:
+                continue
+            began, teacher = time.process_time(), teachers[updates]
+            score = one_step(teacher, std) if real == "teacher" else exact
+            first = teacher if start == "teacher" else maps[updates]
+            net = match(first, teacher, score, x, std, steps, ratio, lr, seed)
+            row = {"generator": name, "seed": seed, "updates": steps}
+            for when, model in (("start", first), ("energy", net)):
+                with torch.no_grad():
+                    y = generate(one_step(model, std), noise)
+                row[when] = energy(y)
+            row |= {"rmse": flow_map_error(y.double(), ends)[0], "floor_mean": floor.mean().item()}
+            row |= {"floor_std": floor.std().item(), "seconds": round(time.process_time() - began)}
+            append(path, row)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=["mixture", "checkerboard"])
+    parser.add_argument("table", choices=["mixture", "checkerboard", "generators"])
     torch.set_num_threads(1)  # tiny networks: a second thread costs more than it brings
-    {"mixture": mixture, "checkerboard": board}[parser.parse_args().table]()
+    {"mixture": mixture, "checkerboard": board, "generators": generators}[parser.parse_args().table]()

@@ -253,10 +253,10 @@ def test_a_flow_map_starts_as_euler():
         torch.nn.init.normal_(p, std=0.1)
     student.load_state_dict(teacher.state_dict(), strict=False)
     for n in (1, 3):
-        euler = flowmap.by_euler("teacher", teacher, 0.5, n, 1.0).sample(x, labels)
-        jumps = flowmap.by_jumps("student", student, 0.5, n).sample(x, labels)
+        euler = contest.by_euler("teacher", teacher, 0.5, n, 1.0).sample(x, labels)
+        jumps = contest.by_jumps("student", student, 0.5, n).sample(x, labels)
         torch.testing.assert_close(jumps, euler, rtol=0, atol=1e-5)
-    velocity = flowmap.teacher_velocity(teacher, 0.5, labels, 2.0)
+    velocity = contest.teacher_velocity(teacher, 0.5, labels, 2.0)
     t = torch.tensor([0.1, 0.4, 0.7, 1.0])
     denoiser = contest.guided_denoiser(teacher, rectified_flow, 0.5, labels, 2.0)
     torch.testing.assert_close(velocity(x, t), as_velocity(denoiser)(x, t), rtol=1e-4, atol=1e-4)

@@ -13,6 +13,7 @@ from minidistill import (
     editing,
     flowmap,
     lcm,
+    matching,
     metrics,
     need,
     phased,
@@ -66,6 +67,10 @@ def right(z, t, *_, **__):
     return 0.3 * z
 
 
+def another(z, t, *_, **__):
+    return 0.1 * z
+
+
 # somebody's function, asked by everything that asks one: name -> (what it predicts, call(f))
 ASKS = {
     "ask": ("x", lambda f: ask(f, X, T, "x")),
@@ -115,6 +120,14 @@ ASKS = {
     "lagrangian_loss": ("mean velocity", lambda f: flowmap.lagrangian_loss(f, X, EPS, T, S)),
     "lagrangian_loss, teacher": ("velocity", lambda f: flowmap.lagrangian_loss(right, X, EPS, T, S, f)),
     "flow_map_sample": ("mean velocity", lambda f: flowmap.flow_map_sample(f, X, time_grid(2))),
+    "generate": ("x", lambda f: matching.generate(f, X)),
+    "matching_gradient, real": ("x", lambda f: matching.matching_gradient(X, EPS, T, f, another)),
+    "matching_gradient, fake": ("x", lambda f: matching.matching_gradient(X, EPS, T, another, f)),
+    "guidance_gradient, real": ("x", lambda f: matching.guidance_gradient(X, EPS, T, f, another, 2.0)),
+    "guidance_gradient, unconditional": ("x", lambda f: matching.guidance_gradient(X, EPS, T, another, f, 2.0)),
+    "matching_loss, real": ("x", lambda f: matching.matching_loss(X, EPS, T, f, another, cosine)),
+    "matching_loss, fake": ("x", lambda f: matching.matching_loss(X, EPS, T, another, f, cosine)),
+    "fake_loss": ("x", lambda f: matching.fake_loss(f, X, EPS, T, cosine)),
     "pyramid_loss": ("velocity", lambda f: pyramid.pyramid_loss(f, X, EPS, T, STAGES)),
     "pyramid_sample": ("velocity", lambda f: pyramid.pyramid_sample(f, X, STAGES, 1)),
     "pyramid_distillation_loss": (
@@ -224,6 +237,9 @@ READS = {
     "consistency_loss": lambda f: consistency.consistency_loss(right, X, EPS, T, S, f),
     "edit": lambda f: editing.edit(right, X, lambda x: x, lambda y: y, time_grid(2), f),
     "lcm_loss": lambda f: lcm.lcm_loss(right, right, right, X, EPS, 200 * INDEX, f),
+    "generate": lambda f: matching.generate(right, X, f, 0.5),
+    "matching_loss": lambda f: matching.matching_loss(X, EPS, T, right, another, f),
+    "fake_loss": lambda f: matching.fake_loss(right, X, EPS, T, f),
     "Gaussian": lambda f: Gaussian(torch.zeros(64), torch.eye(64)).denoiser(f)(X, T),
     "ProductMixture": lambda f: MIXTURE.flow_map(X[:, 0, 0, :2], T, S, f),
     "Empirical": lambda f: Empirical(EPS).log_prob(X, T, f),
@@ -323,6 +339,7 @@ WHOLE = {
     "grid_stops": (2, lambda n: phased.grid_stops(GRID, n)),
     "aged_student": (2, lambda n: phased.aged_student(right, GRID, EDGES, n)),
     "draw_times": (4, flowmap.draw_times),
+    "alternate": (2, lambda n: list(matching.alternate(iter(range(4)), iter(range(2)), n))),
     "at_level": (1, lambda n: pyramid.at_level(X, n)),
     "stage_pair": (1, lambda n: pyramid.stage_pair(X, EPS, n, STAGES)),
     "split": (2, lambda n: pyramid.split(4, [n, n], 2)),
@@ -398,6 +415,9 @@ NUMBER = {
     "draw_times": (0.5, lambda c: flowmap.draw_times(4, c)),
     "mean_flow_loss, p": (0.5, lambda c: flowmap.mean_flow_loss(right, X, EPS, T, S, p=c)),
     "mean_flow_loss, c": (0.5, lambda c: flowmap.mean_flow_loss(right, X, EPS, T, S, c=c)),
+    "generate": (0.5, lambda c: matching.generate(right, X, t=c)),
+    "drift": (0.5, lambda c: matching.drift(X, EPS, c)),
+    "drifting_loss": (0.5, lambda c: matching.drifting_loss(X, EPS, c)),
     "guided_slope, kappa": (0.5, lambda c: flowmap.guided_slope(X, X, X, 1.0, c)),
     "stages": (0.3, lambda c: pyramid.stages([0, 0.5, 1], c)),
     "stages, cuts": (0.3, lambda c: pyramid.stages([0, c, 1])),
@@ -442,6 +462,10 @@ EACH = {
     "s of improved_mean_flow_loss": (S, lambda s: flowmap.improved_mean_flow_loss(right, X, EPS, T, s)),
     "t of lagrangian_loss": (T, lambda t: flowmap.lagrangian_loss(right, X, EPS, t, 0 * S)),
     "s of lagrangian_loss": (S, lambda s: flowmap.lagrangian_loss(right, X, EPS, T, s)),
+    "t of matching_gradient": (T, lambda t: matching.matching_gradient(X, EPS, t, right, another)),
+    "t of guidance_gradient": (T, lambda t: matching.guidance_gradient(X, EPS, t, right, another, 2.0)),
+    "t of matching_loss": (T, lambda t: matching.matching_loss(X, EPS, t, right, another, edm)),
+    "t of fake_loss": (T, lambda t: matching.fake_loss(right, X, EPS, t, edm)),
     "weight of slerp": (T, lambda w: editing.slerp(X, EPS, w)),
     "u of pyramid_loss": (T, lambda u: pyramid.pyramid_loss(right, X, EPS, u, STAGES)),
     "u of video_loss": (T, lambda u: video.video_loss(right, VIDEO, X, u, [2] * 4, STAGES)),
@@ -487,6 +511,10 @@ LOSSES = {
     "mean_flow_loss": lambda x: flowmap.mean_flow_loss(right, x, x, T[: len(x)], S[: len(x)]),
     "improved_mean_flow_loss": lambda x: flowmap.improved_mean_flow_loss(right, x, x, T[: len(x)], S[: len(x)]),
     "lagrangian_loss": lambda x: flowmap.lagrangian_loss(right, x, x, T[: len(x)], S[: len(x)]),
+    "surrogate_loss": lambda x: matching.surrogate_loss(x, x / 2),
+    "matching_loss": lambda x: matching.matching_loss(x, x, T[: len(x)], right, another, edm),
+    "fake_loss": lambda x: matching.fake_loss(right, x, x, T[: len(x)], cosine, "constant"),
+    "drifting_loss": lambda x: matching.drifting_loss(x, x / 2),
     "pyramid_loss": lambda x: pyramid.pyramid_loss(right, x, x, T[: len(x)], STAGES),
     "pyramid_distillation_loss": lambda x: pyramid.pyramid_distillation_loss(
         right, right, x, x, INDEX[: len(x)], STAGES, 4
@@ -542,6 +570,11 @@ HALF = {
     "as_denoiser": lambda h: as_denoiser(right, edm, 0.5)(h(X), h(400 * T)),
     "as_mean_velocity": lambda h: flowmap.as_mean_velocity(right, 0.5)(h(X), h(T), h(S)),
     "guided_slope": lambda h: flowmap.guided_slope(h(X), h(EPS), h(X), 2.0, 0.5),
+    "generate": lambda h: matching.generate(lambda z, t: z / 2, h(X), edm, 80.0),
+    "matching_gradient": lambda h: matching.matching_gradient(h(X), h(EPS), h(T), lambda z, t: z / 2, lambda z, t: z / 4),
+    "surrogate_loss": lambda h: matching.surrogate_loss(h(64 + X), h(EPS / 100)),
+    "drift": lambda h: matching.drift(h(64 + X), h(64 + EPS)),
+    "drifting_loss": lambda h: matching.drifting_loss(h(64 + X), h(64 + EPS)),
     "Gaussian": lambda h: Gaussian(torch.zeros(64), torch.eye(64)).flow_map(h(X), h(T), h(S), cosine),
     "Empirical": lambda h: Empirical(20 * EPS).log_prob(h(20 * EPS), h(T), cosine) / 1000,
     "centre": lambda h: metrics.centre_of_brightness(h(400 * X)),

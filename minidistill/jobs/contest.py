@@ -7,6 +7,7 @@ that was trained on the same data, measures what came out.
 import argparse
 import csv
 import io
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from minidistill import data, plots
 from minidistill.checkpoints import archive, read
 from minidistill.checkpoints import load as load_weights
 from minidistill.dit import DiT
+from minidistill.flowmap import as_mean_velocity, diagonal, draw_times, flow_map_sample
 from minidistill.metrics import Classifier, flow_map_error, frechet_distance, precision_recall_coverage
 from minidistill.need import Number
 from minidistill.parameterization import Denoiser, as_denoiser, as_velocity, guided
-from minidistill.phased import Velocity, flow_matching_loss
+from minidistill.phased import Velocity, flow_matching_loss, phased_sample
 from minidistill.progressive import Student, diffusion_loss, logit_normal_times
 from minidistill.samplers import ddim
 from minidistill.schedules import Schedule, cosine, randn_like, rectified_flow, time_grid
@@ -31,6 +33,7 @@ from minidistill.train import train
 TEACHER_STEPS = 32  # DDIM steps of the teacher
 GUIDANCE = 1.5  # of the second teacher in a table
 JUDGE_UPDATES = 800
+TOP = 16.0  # a flow map's highest frequency of time: losses differentiate the embedding, and 256 is steep
 UPDATES = {"digits": 1600, "mnist": 12000, "fashion_mnist": 12000}
 
 
@@ -126,6 +129,46 @@ def train_flow_teacher(
     return train(net, loss, (x, y), steps, batch(x), ema=ema, **options)
 
 
+def teacher_velocity(net: DiT, data_std: float, label: Tensor, scale: Number) -> Velocity:
+    """A network of one time as a velocity, guided, without the 1 / t of `as_velocity`. Scale 1 asks once."""
+
+    def velocity(label: Tensor) -> Velocity:
+        return diagonal(as_mean_velocity(lambda z, t, interval: net(z, t, label=label), data_std))
+
+    if scale == 1:
+        return velocity(label)
+    return guided(velocity(label), velocity(torch.full_like(label, net.null)), scale)
+
+
+def train_flow_map(
+    net: DiT,
+    ema: DiT,
+    teacher: DiT,
+    distance: Callable,
+    share: float,
+    noise: float,
+    guidance: float,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    **options,
+) -> Iterator[tuple[int, Tensor]]:
+    """A flow map of the guided teacher, from its weights, by the loss distance(u, x, eps, t, s, teacher).
+    Of a batch, `share` is on the diagonal, and `noise` starts at t = 1. The student is `ema`."""
+    data_std = x.std().item()
+    for model in (net, ema):
+        missing, _ = model.load_state_dict(teacher.state_dict(), strict=False)
+        assert all(name.startswith("interval.") for name in missing)  # whose last layer is 0
+
+    def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        eps, (t, s) = randn_like(x, generator), draw_times(len(x), share, generator)
+        t = torch.where(torch.arange(len(x), device=x.device) < (1 - noise) * len(x), t, 1.0)  # the last ones
+        velocity = teacher_velocity(teacher, data_std, y, guidance)
+        return distance(as_mean_velocity(net, data_std, label=y), x, eps, t, s, velocity)
+
+    return train(net, loss, (x, y), steps, batch(x), ema=ema, warmup=0, **options)
+
+
 def some_dropped(label: Tensor, net: DiT, generator: torch.Generator) -> Tensor:
     """The labels, a tenth of them replaced by the one that means none: what guidance asks for later."""
     dropped = torch.rand(len(label), generator=generator, device=label.device) < 0.1
@@ -174,6 +217,24 @@ def by_ddim(model: str, net: DiT, data_std: float, steps: int, guidance: Number 
     return Contestant(model, steps, sample)
 
 
+def by_euler(model: str, net: DiT, data_std: float, steps: int, guidance: float) -> Contestant:
+    """A flow-matching teacher, step by step."""
+
+    def sample(noise: Tensor, labels: Tensor) -> Tensor:
+        return phased_sample(teacher_velocity(net, data_std, labels, guidance), noise, time_grid(steps))
+
+    return Contestant(model, steps, sample)
+
+
+def by_jumps(model: str, net: DiT, data_std: float, steps: int) -> Contestant:
+    """A flow map, which is told where to land."""
+
+    def sample(noise: Tensor, labels: Tensor) -> Tensor:
+        return flow_map_sample(as_mean_velocity(net, data_std, label=labels), noise, time_grid(steps))
+
+    return Contestant(model, steps, sample)
+
+
 def teachers(net: DiT, data_std: float, guidance: Number = 1.0) -> list[Contestant]:
     """The reference, as its students learn from it; and the other, since guidance trades the distance to the
     data for digits that are easy to read."""
@@ -199,6 +260,7 @@ def compare(
     y_test: Tensor,
     n: int = 1000,
     seed: int = 0,
+    entropy: bool = False,
 ) -> tuple[list[dict], dict[tuple[str, int], Tensor]]:
     """The table, and the samples behind it by (model, steps). The first contestant is the reference.
 
@@ -206,6 +268,7 @@ def compare(
     standard error, for those that add no noise of their own. Frechet: between the judge's 64 features of the
     samples and of the training data, without bias, with its standard error. Recall: the share of the first
     2000 training images that lie near the samples, in the same features; it falls with the number of samples.
+    With entropy, that of the judge's labels, in units of that of even ones: below 1 when classes are missing.
     The last row compares test data with training data: the floor of the Frechet distance.
     """
     # drawn on the processor, so that every device starts from the same
@@ -217,8 +280,11 @@ def compare(
         features = judge.features(images)
         frechet, frechet_se = frechet_distance(features, real)
         _, recall, _ = precision_recall_coverage(real[:2000], features[:n])
-        accuracy = (judge(images).argmax(1) == labels).cpu().to(torch.float64).mean().item()
-        return {"frechet": frechet, "frechet_se": frechet_se, "recall": recall, "accuracy": accuracy}
+        found = judge(images).argmax(1).cpu()
+        accuracy = (found == labels.cpu()).to(torch.float64).mean().item()
+        row = {"frechet": frechet, "frechet_se": frechet_se, "recall": recall, "accuracy": accuracy}
+        share = found.bincount(minlength=10) / len(found)
+        return row | ({"entropy": torch.special.entr(share).sum().item() / math.log(10)} if entropy else {})
 
     table, samples = [], {}
     for model, steps, sample, paired, mflop in contestants:
@@ -242,6 +308,7 @@ COLUMNS = {
     "frechet": ("Frechet distance", lambda row: f"{row['frechet']:.2f} ± {row['frechet_se']:.2f}"),
     "recall": ("recall", lambda row: f"{row['recall']:.3f}"),
     "accuracy": ("class accuracy", lambda row: f"{row['accuracy']:.3f}"),
+    "entropy": ("class entropy", lambda row: f"{row['entropy']:.3f}"),
     "seconds": ("seconds", lambda row: f"{row['seconds']:.2f}"),
 }
 
@@ -270,10 +337,11 @@ def result(
     data: Sequence[Tensor],
     args: argparse.Namespace,
     models: dict[str, nn.Module],
+    entropy: bool = False,
 ) -> tuple[str, dict[str, bytes]]:
     """The comparison of a run on images: the table to print, and the files: samples as a picture, weights."""
     x, _, x_test, y_test = data
-    table, samples = compare(contestants, judge, x, x_test, y_test, seed=args.seed)
+    table, samples = compare(contestants, judge, x, x_test, y_test, seed=args.seed, entropy=entropy)
     # the reference, then every model in few steps
     few = sorted({steps for _, steps in samples})[:3][-1]
     shown = sorted((k for k in samples if k[1] <= few), key=lambda k: (k[0] != "undistilled", k))
