@@ -20,7 +20,7 @@ from minidistill import jobs, train
 from minidistill.__main__ import main, parse
 from minidistill.checkpoints import alone, load
 from minidistill.flowmap import shortcut_loss
-from minidistill.jobs import contest, ect, flowmap, progressive, pyramid, video
+from minidistill.jobs import contest, ect, flowmap, matching, progressive, pyramid, video
 from minidistill.metrics import Classifier, flow_map_error
 from minidistill.parameterization import as_velocity
 from minidistill.schedules import mix, rectified_flow
@@ -101,7 +101,9 @@ def test_a_guided_teacher(short, tmp_path):
 def test_the_time_is_said_before_it_starts(short, tmp_path, capsys, monkeypatch):
     for job in jobs.methods().values():
         whole, half = (
-            argparse.Namespace(data="mnist", updates=updates, equal="flops", loss=["lagrangian"])
+            argparse.Namespace(
+                data="mnist", updates=updates, equal="flops", loss=["lagrangian"], start=["teacher"]
+            )
             for updates in (12000, 6000)
         )
         assert job.minutes(whole) == 2 * job.minutes(half) > 2
@@ -243,6 +245,53 @@ def test_flowmap(short, tmp_path, capsys, monkeypatch):
     assert "the same loss was given twice" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_matching(short, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(matching, "TEACHER_STEPS", 8)
+    assert go(tmp_path / "both", "--guidance", "1.5", method="matching") == 0
+    rows = table(tmp_path / "both")
+    names = ["teacher", "teacher", "flow map", "from teacher", "from flow map"]
+    assert [row["model"] for row in rows[:-1]] == names and all(
+        0 <= float(row["entropy"]) <= 1 for row in rows
+    )
+    assert "class entropy" in capsys.readouterr().out
+    nets = [contest.network(torch.zeros(1, 1, 8, 8), top=16.0, interval=i) for i in (False, True)]
+    for name, net in zip(("from-teacher", "from-flow-map"), nets):
+        contest.trained(tmp_path / "both" / f"{name}-weights.pt", net)
+    steps = {
+        name: load(tmp_path / "both" / f"{name}.pt", {}) for name in ("from-teacher", "from-teacher-fake")
+    }
+    assert steps == {"from-teacher": 5, "from-teacher-fake": 25}
+    assert go(tmp_path / "one", "--start", "teacher", method="matching") == 0
+    assert {"flow map", "from flow map"}.isdisjoint(row["model"] for row in table(tmp_path / "one"))
+    assert go(tmp_path / "two", "--start", "teacher", "teacher", method="matching") == 2
+    assert "the same start was given twice" in capsys.readouterr().err and not (tmp_path / "two").exists()
+
+
+@torch.no_grad()
+def test_a_generator_starts_as_what_it_starts_from():
+    """The teacher's denoiser at pure noise, or one jump of the flow map."""
+    x, labels = torch.randn(4, 1, 8, 8), torch.arange(4)
+    teacher, flow_map = (contest.network(x, top=16.0, interval=i) for i in (False, True))
+    for p in (*teacher.parameters(), *flow_map.parameters()):
+        torch.nn.init.normal_(p, std=0.1)
+    one_jump = contest.by_jumps("flow map", flow_map, 0.5, 1).sample(x, labels)
+    torch.testing.assert_close(matching.generated("g", flow_map, 0.5).sample(x, labels), one_jump)
+    one_step = contest.by_euler("teacher", teacher, 0.5, 1, 1.0).sample(x, labels)
+    torch.testing.assert_close(matching.generated("g", teacher, 0.5).sample(x, labels), one_step)
+
+
+def test_two_checkpoints_of_two_moments(short, tmp_path, capsys):
+    """A generator and a fake score that do not belong together are not trained on, and stay as they are."""
+    assert go(tmp_path, "--start", "teacher", method="matching") == 0
+    (tmp_path / "from-teacher.pt").unlink()
+    before = (tmp_path / "from-teacher-fake.pt").read_bytes()
+    assert go(tmp_path, "--start", "teacher", "--resume", method="matching") == 2
+    assert "are not of one moment: delete both to train them anew" in capsys.readouterr().err
+    assert (tmp_path / "from-teacher-fake.pt").read_bytes() == before
+    (tmp_path / "from-teacher-fake.pt").unlink()
+    assert go(tmp_path, "--start", "teacher", "--resume", method="matching") == 0
+
+
 @torch.no_grad()
 def test_a_flow_map_starts_as_euler():
     """With the teacher's weights, and before any update, a jump is a step of the guided teacher's velocity."""
@@ -302,6 +351,8 @@ def test_fresh_noise_is_not_the_start_again(short, monkeypatch):
         ("progressive_loss", 4, "progressive"),
         ("ect_loss", 5, "ect"),
         ("phased_loss", 9, "phased"),
+        ("matching_loss", 3, "matching"),
+        ("fake_loss", 7, "matching"),
     ],
 )
 def test_ctrl_c_then_resume_gives_the_same_table(short, tmp_path, monkeypatch, capsys, loss, call, method):

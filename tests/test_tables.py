@@ -1,4 +1,4 @@
-"""The script of the lesson on flow maps: its data, its measure, and the tables it wrote."""
+"""The script of the lessons on flow maps and matching: its data, its measures, and the tables it wrote."""
 
 import importlib.util
 from pathlib import Path
@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from minidistill.checkpoints import load
+from minidistill.dit import MLP
 from minidistill.flowmap import shortcut_loss
+from minidistill.matching import generate
+from minidistill.metrics import energy_distance
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 spec = importlib.util.spec_from_file_location("tables", FOLDER / "tables.py")
@@ -64,3 +68,46 @@ def test_the_committed_tables():
     board = {row["loss"]: row for row in tables.rows(FOLDER / "checkpoints" / "checkerboard.csv")}
     assert set(board) == set(tables.BOARD)
     assert all(float(row["16"]) < float(row["1"]) and float(row["floor"]) < 0.02 for row in board.values())
+
+
+def test_nine_modes():
+    """Eight standard deviations apart, with the weights of the table."""
+    data = tables.nine_modes()
+    points = data.sample(50_000, torch.Generator().manual_seed(0)) @ data.rotation
+    index = (points / 1.2).round().clamp(-1, 1).long() + 1
+    assert ((points - 1.2 * (index - 1)).std(0) - 0.15).abs().max() < 0.002
+    share = torch.bincount(3 * index[:, 0] + index[:, 1], minlength=9).reshape(3, 3) / 50_000
+    assert (share - data.weights[0][:, None] * data.weights[1]).abs().max() < 0.01
+
+
+def test_a_short_match_starts_where_it_is_told():
+    x, first = torch.randn(64, 2), MLP(interval=True)
+    net = tables.match(first, MLP(), tables.one_step(MLP(), 1.0), x, 1.0, steps=2, ratio=3, lr=1e-9, seed=0)
+    torch.testing.assert_close(net.state_dict(), first.state_dict(), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_committed_generators():
+    """With good networks both starts reach the floor, and only one of them keeps the flow map."""
+    found = tables.rows(FOLDER / "checkpoints" / "generators.csv")
+    rows = {
+        (row["generator"], row["seed"]): {k: float(v) for k, v in row.items() if k != "generator"}
+        for row in found
+    }
+    for seed in "012":
+        assert {name for name, k in rows if k == seed} == set(tables.GENERATORS)
+        near, far = rows["from the flow map", seed], rows["from the teacher, six times longer", seed]
+        floor = near["floor_mean"] + 2 * near["floor_std"]
+        assert max(near["energy"], far["energy"]) < floor < rows["from the teacher", seed]["energy"]
+        assert near["rmse"] < 0.3 < 1 < far["rmse"]
+        assert rows["poor networks", seed]["energy"] > 10 * floor
+
+
+@torch.no_grad()
+def test_the_committed_networks_of_the_plane():
+    """In half precision, too, the flow map's samples are as near as the table says."""
+    net, data = MLP(top=tables.SHARP, interval=True), tables.nine_modes()
+    load(FOLDER / "checkpoints" / "nine-flow-map.pt", {"ema": net})
+    std = data.sample(100_000, torch.Generator().manual_seed(123)).std().item()
+    y = generate(tables.one_step(net, std), torch.randn(4000, 2, generator=torch.Generator().manual_seed(9)))
+    assert energy_distance(y, data.sample(4000, torch.Generator().manual_seed(17))) < 2e-3

@@ -416,7 +416,30 @@ def test_settings_that_make_no_sense(unchecked_shapes):
 def test_nothing_happens_without_a_loop():
     net = network()
     train(net, noisy_loss, (X, Y), 3)
-    assert same(net, network()) and "nothing happens" in train.__doc__
+    assert same(net, network()) and "without a loop nothing is trained" in train.__doc__
+
+
+def test_a_checkpoint_is_loaded_at_the_call(tmp_path):
+    """Before any loop: another run may ask the network first, as a fake score asks its generator."""
+    path, whole = tmp_path / "run.pt", run()[0]
+    run(checkpoint=path)
+    net = network()
+    left = train(net, noisy_loss, (X, Y), 12, batch=8, warmup=4, ema=network(), checkpoint=path)
+    assert same(net, whole) and list(left) == []
+
+
+def test_a_run_into_which_an_interruption_is_thrown_is_saved(tmp_path):
+    path, whole = tmp_path / "run.pt", run()[0]
+    settings = {"batch": 8, "warmup": 4, "checkpoint": path}
+    steps = train(network(), noisy_loss, (X, Y), 12, ema=network(), **settings)
+    for _ in range(7):
+        next(steps)
+    assert not path.exists()
+    with pytest.raises(KeyboardInterrupt):
+        steps.throw(KeyboardInterrupt)
+    net = network()
+    assert next(train(net, noisy_loss, (X, Y), 12, ema=network(), **settings))[0] == 8
+    assert same(run(checkpoint=path)[0], whole)
 
 
 def test_ctrl_c_reaches_a_run_in_the_background(tmp_path):
