@@ -231,12 +231,12 @@ def mixture(seeds: int = 3) -> None:
 TEACHER, FEW = 30_000, 6_000  # updates of a teacher that is good, and of one that is not yet
 SHARP = 64.0  # the highest frequency of time: with 16 more seeds need more updates
 GENERATORS = {  # updates of the teacher, start, fake updates for one, updates, learning rate, real score
-    "from the flow map": (TEACHER, "flow map", 5, 500, 3e-4, "teacher"),
-    "one fake update": (TEACHER, "flow map", 1, 500, 3e-4, "teacher"),
-    "poor networks": (FEW, "flow map", 5, 500, 3e-4, "teacher"),
-    "poor networks, exact real score": (FEW, "flow map", 5, 500, 3e-4, "exact"),
-    "from the teacher": (TEACHER, "teacher", 5, 2000, 1e-3, "teacher"),
-    "from the teacher, six times longer": (TEACHER, "teacher", 5, 12_000, 1e-3, "teacher"),
+    "from the flow map": (TEACHER, "flow map", 5, 1000, 3e-4, "exact"),
+    "the teacher as the real score": (TEACHER, "flow map", 5, 1000, 3e-4, "teacher"),
+    "one fake update": (TEACHER, "flow map", 1, 1000, 3e-4, "exact"),
+    "poor networks": (FEW, "flow map", 5, 1000, 3e-4, "exact"),
+    "from the teacher": (TEACHER, "teacher", 5, 2000, 1e-3, "exact"),
+    "from the teacher, six times longer": (TEACHER, "teacher", 5, 12_000, 1e-3, "exact"),
 }
 
 
