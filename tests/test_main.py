@@ -249,7 +249,7 @@ def test_matching(short, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(matching, "TEACHER_STEPS", 8)
     assert go(tmp_path / "both", "--guidance", "1.5", method="matching") == 0
     rows = table(tmp_path / "both")
-    names = ["teacher", "teacher", "flow map", "from teacher", "from flow map"]
+    names = ["teacher", "undistilled", "flow map", "from teacher", "from flow map"]
     assert [row["model"] for row in rows[:-1]] == names and all(
         0 <= float(row["entropy"]) <= 1 for row in rows
     )

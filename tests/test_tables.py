@@ -88,18 +88,20 @@ def test_a_short_match_starts_where_it_is_told():
 
 @torch.no_grad()
 def test_the_committed_generators():
-    """With good networks both starts reach the floor, and only one of them keeps the flow map."""
+    """With good networks one start reaches the floor and keeps the flow map; the other comes near, elsewhere."""
     found = tables.rows(FOLDER / "checkpoints" / "generators.csv")
     rows = {
-        (row["generator"], row["seed"]): {k: float(v) for k, v in row.items() if k != "generator"}
-        for row in found
+        (r["generator"], r["seed"]): {k: float(v) for k, v in r.items() if k != "generator"} for r in found
     }
     for seed in "012":
         assert {name for name, k in rows if k == seed} == set(tables.GENERATORS)
         near, far = rows["from the flow map", seed], rows["from the teacher, six times longer", seed]
         floor = near["floor_mean"] + 2 * near["floor_std"]
-        assert max(near["energy"], far["energy"]) < floor < rows["from the teacher", seed]["energy"]
-        assert near["rmse"] < 0.3 < 1 < far["rmse"]
+        assert near["energy"] < floor and far["energy"] < min(
+            0.0005, rows["from the teacher", seed]["energy"]
+        )
+        assert near["rmse"] < 0.2 < 0.5 < far["rmse"]
+        assert rows["one fake update", seed]["energy"] > 2 * near["start"]
         assert rows["poor networks", seed]["energy"] > 10 * floor
 
 

@@ -147,7 +147,8 @@ def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> Ca
     stage("judge", train_judge, judge, x, y)
     stage("teacher", train_flow_teacher, net, teacher, x, y)
     data_std, scale = x.std().item(), args.guidance
-    contestants = [by_euler("teacher", teacher, data_std, n, scale) for n in (TEACHER_STEPS, 1)]
+    contestants = [by_euler("teacher", teacher, data_std, TEACHER_STEPS, scale)]
+    contestants.append(by_euler("undistilled", teacher, data_std, 1, scale))
     models = {"teacher": teacher}
     if "flow_map" in args.start:
         learner, jumps = copy.deepcopy(flow_map), (lagrangian_loss, 0.0, 0.25)
