@@ -10,8 +10,8 @@ samples from noisy data. No trajectory is copied: which noise becomes which samp
 is not the teacher's. Yin et al. (2024): DMD, section 3.2, and DMD2, section 4.
 
 >>> real, fake = (lambda z, t: 0 * z), (lambda z, t: 0 * z + 1)  # data at 0, samples at 1
->>> matching_gradient(torch.full((1, 2), 0.5), torch.ones(1, 2), torch.tensor([0.7]), real, fake)
-tensor([[2., 2.]])
+>>> matching_gradient(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0.7]), real, fake)
+tensor([[1., 1.]])
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from minidistill import need
 from minidistill.asking import Batch, Number, Time, Whole, ask, mean_square, read
 from minidistill.parameterization import Denoiser, guided
 from minidistill.progressive import weighted_error
-from minidistill.schedules import Schedule, like, mix, rectified_flow
+from minidistill.schedules import Schedule, coefficients, like, mix, rectified_flow
 from minidistill.stopping import whole_steps
 
 
@@ -39,15 +39,14 @@ def generate(
 
 
 def renoised(y: Batch, eps: Batch, t: Time, schedule: Schedule) -> Batch:
-    """y, a constant, with noise. Raises ValueError where z is y, or noise alone: times inside (0, 1)."""
-    for name, scale in zip(("alpha", "sigma"), read(schedule, t)):
-        need.each(name, scale, y, above=2e-6, why=": t must lie between data and pure noise")
+    """y, a constant, with the noise of t. Raises ValueError where there is none."""
+    need.each("sigma", coefficients(schedule, t, y)[1].flatten(), y, above=0, why=": t = 0 has no noise")
     return mix(y.detach(), eps, t, schedule)
 
 
 @torch.no_grad()  # a direction is a constant
 def matching_gradient(y: Batch, z: Batch, t: Time, real: Denoiser, fake: Denoiser) -> Batch:
-    """(D_fake - D_real) / mean|y - D_real|, each sample by its own mean: equally long at every noise level.
+    """(D_fake - D_real) / mean|y - D_real|, each sample by its own mean: comparable at all noise levels.
     z is y with the noise of t > 0; both are asked there. Raises ValueError if real is fake. DMD, eq. 8."""
     need.samples(y=y, z=z)
     need.each("t", t, z, above=0, why=": without noise both return what they get")
@@ -61,23 +60,24 @@ def matching_gradient(y: Batch, z: Batch, t: Time, real: Denoiser, fake: Denoise
 def guidance_gradient(
     y: Batch, z: Batch, t: Time, real: Denoiser, unconditional: Denoiser, scale: Number
 ) -> Batch:
-    """What guidance adds to `matching_gradient` towards guided(real, unconditional, scale). Without a fake
-    score it pushes on for ever; what is left, matching, holds back. Liu et al. (2025), Decoupled DMD."""
+    """The part without a fake score of matching_gradient(y, z, t, guided(real, unconditional, scale), fake).
+    It pushes, however far samples are; the rest, matching's, holds. Liu et al. (2025), Decoupled DMD."""
     return matching_gradient(y, z, t, guided(real, unconditional, scale), real)
 
 
 def surrogate_loss(y: Batch, gradient: Batch) -> Time:
-    """Half the squared distance to y - gradient, a constant, (b,): of which `gradient` is the gradient in y,
-    per number. The value, half the mean square of that, may rise while samples improve."""
+    """Half the squared distance to y - gradient, a constant, (b,): the gradient in y is `gradient` / numel.
+    The value, half the mean square of `gradient`, may rise while samples improve."""
     need.samples(y=y, gradient=gradient)
     target = y.detach().to(need.wide(y.dtype)) - gradient.detach()
     return (mean_square(y, target) / 2).to(y.dtype)
 
 
 def matching_loss(y: Batch, eps: Batch, t: Time, real: Denoiser, fake: Denoiser, schedule: Schedule) -> Time:
-    """The generator's loss, (b,): y gets the gradient, real and fake get none. DMD2: t from 2 to 98 %."""
-    gradient = matching_gradient(y, renoised(y, eps, t, schedule), t, real, fake)
-    return surrogate_loss(y, gradient)
+    """The generator's loss, (b,): y gets the gradient, the scores get none. DMD's code: t from 2 to 98 %."""
+    z = renoised(y, eps, t, schedule)
+    need.each("alpha", read(schedule, t)[0], y, above=0, why=": at the last time z is noise alone")
+    return surrogate_loss(y, matching_gradient(y, z, t, real, fake))
 
 
 def fake_loss(
@@ -99,8 +99,8 @@ def alternate(fake_run: Iterator, generator_run: Iterator, ratio: Whole = 5) -> 
         with whole_steps() as interrupted:
             ready, update = len(list(islice(fake_run, ratio))), next(generator_run, None)
             for run in (fake_run, generator_run) if interrupted else ():
-                with suppress(KeyboardInterrupt):  # which has a run saved
-                    run.throw(KeyboardInterrupt)
+                with suppress(AttributeError, StopIteration):  # no run of `train`, or at its end
+                    run.send("save")
         if update is not None and ready < ratio:
             raise ValueError(f"fake_run ended before generator_run: it needs {ratio} times as many steps")
         return update
@@ -110,15 +110,15 @@ def alternate(fake_run: Iterator, generator_run: Iterator, ratio: Whole = 5) -> 
 
 @torch.no_grad()
 def drift(y: Batch, x: torch.Tensor, temperature: Number = 0.2) -> Batch:
-    """Where samples y should go: data x, (m, *d), pulls, other samples push. No second network and no time.
-    An affinity is the geometric mean of two softmaxes, over points and over samples, of distances in units of
-    their mean, and at least 1e-3, as released. Deng et al. (2026), Generative Modeling via Drifting."""
+    """How far samples y should move: data x, (m, *d), pulls, samples push. No second network and no time.
+    An affinity is the geometric mean of two softmaxes, of distances over their mean, and at least 1e-3, as
+    released: for hundreds of points, of thousands that outweighs the rest. Deng et al. (2026), Drifting."""
     need.finite(y=y, x=x)
     need.samples(y=y[:1], x=x[:1])
     a, b = (points.to(need.wide(y.dtype)).reshape(len(points), -1) for points in (y, x))
     apart = torch.cdist(a, torch.cat([a, b]))
     apart = apart / (apart.mean().clamp(min=1e-6) * need.number("temperature", temperature, above=0))
-    logits = -apart - 1e4 * torch.eye(*apart.shape).to(a)  # no sample pushes itself
+    logits = -apart - 1e4 * torch.eye(*apart.shape).to(a)  # a sample hardly pushes itself
     near = (logits.softmax(1) * logits.softmax(0)).clamp(min=1e-6).sqrt()
     push, pull = near.tensor_split([len(a)], 1)
     found = push.sum(1, keepdim=True) * (pull @ b) - pull.sum(1, keepdim=True) * (push @ a)

@@ -119,11 +119,8 @@ def train(
 
                 if step % save_every == 0 or step == steps or interrupted:
                     save()
-            try:
-                yield step, loss.detach()
-            except KeyboardInterrupt:  # thrown in: of two runs that go together, both are saved
+            while (yield step, loss.detach()) == "save":  # sent, so that two runs are saved together
                 save()
-                raise
 
     return updates()
 

@@ -229,6 +229,7 @@ def mixture(seeds: int = 3) -> None:
 # distribution matching on nine modes
 
 TEACHER, FEW = 30_000, 6_000  # updates of a teacher that is good, and of one that is not yet
+JUMPS = 3_000  # of a flow map
 SHARP = 64.0  # the highest frequency of time: with 16 more seeds need more updates
 GENERATORS = {  # the fake score at first, the start, fake updates for one, updates, learning rate, real score
     "from the flow map": (TEACHER, ("flow map", TEACHER), 5, 1000, 3e-4, "exact"),
@@ -273,7 +274,7 @@ def learn_score(x: Tensor, std: float, steps: int, seed: int) -> MLP:
     return ema
 
 
-def learn_jumps(teacher: MLP, x: Tensor, std: float, seed: int, steps: int = 3000) -> MLP:
+def learn_jumps(teacher: MLP, x: Tensor, std: float, seed: int, steps: int = JUMPS) -> MLP:
     """The teacher's flow map, a quarter of the jumps from pure noise."""
     net = MLP(top=SHARP, interval=True)
     net.load_state_dict(teacher.state_dict(), strict=False)
@@ -341,10 +342,10 @@ def generators(seeds: int = 3) -> None:
         teachers = {n: learn_score(x, std, n, seed) for n in (TEACHER, FEW)}
         maps = {n: learn_jumps(teacher, x, std, seed) for n, teacher in teachers.items()}
         if seed == 0:
-            for name, net in (("teacher", teachers[TEACHER]), ("flow-map", maps[TEACHER])):
+            for name, net, n in (("teacher", teachers[TEACHER], TEACHER), ("flow-map", maps[TEACHER], JUMPS)):
                 weights = {key: value.half() for key, value in net.state_dict().items()}
                 run = {"data": "nine modes", "model": name, "seed": seed, "data_std": std}
-                save_atomically({"ema": weights, "step": TEACHER, "run": run}, HERE / f"nine-{name}.pt")
+                save_atomically({"ema": weights, "step": n, "run": run}, HERE / f"nine-{name}.pt")
         for name, (updates, (kind, known), ratio, steps, lr, real) in GENERATORS.items():
             if name in done:
                 continue

@@ -286,7 +286,7 @@ def test_two_checkpoints_of_two_moments(short, tmp_path, capsys):
     (tmp_path / "from-teacher.pt").unlink()
     before = (tmp_path / "from-teacher-fake.pt").read_bytes()
     assert go(tmp_path, "--start", "teacher", "--resume", method="matching") == 2
-    assert "are not of one moment: delete both to train them anew" in capsys.readouterr().err
+    assert "go on from two moments: delete what is there" in capsys.readouterr().err
     assert (tmp_path / "from-teacher-fake.pt").read_bytes() == before
     (tmp_path / "from-teacher-fake.pt").unlink()
     assert go(tmp_path, "--start", "teacher", "--resume", method="matching") == 0

@@ -428,17 +428,15 @@ def test_a_checkpoint_is_loaded_at_the_call(tmp_path):
     assert same(net, whole) and list(left) == []
 
 
-def test_a_run_into_which_an_interruption_is_thrown_is_saved(tmp_path):
+def test_a_run_is_saved_when_it_is_told(tmp_path):
     path, whole = tmp_path / "run.pt", run()[0]
     settings = {"batch": 8, "warmup": 4, "checkpoint": path}
     steps = train(network(), noisy_loss, (X, Y), 12, ema=network(), **settings)
     for _ in range(7):
-        next(steps)
+        step, loss = next(steps)
     assert not path.exists()
-    with pytest.raises(KeyboardInterrupt):
-        steps.throw(KeyboardInterrupt)
-    net = network()
-    assert next(train(net, noisy_loss, (X, Y), 12, ema=network(), **settings))[0] == 8
+    assert steps.send("save") == (step, loss) == (7, loss) and next(steps)[0] == 8  # and goes on
+    assert next(train(network(), noisy_loss, (X, Y), 12, ema=network(), **settings))[0] == 8
     assert same(run(checkpoint=path)[0], whole)
 
 

@@ -259,6 +259,7 @@ def likely_directions(
         (f"{two}here y stands for {off}.", (y - real) / size),
         (f"{two}here is one alone.", fake / size, -real / size, real / size),
         (f"{distance}not to {off}.", gap / per((y - fake).abs())),
+        (sign, -gap / per((y - fake).abs())),
         (f"{distance}from y, not from the noisy z.", gap / per((z - real).abs())),
         (f"{distance}not to z.", gap / per((y - z).abs())),
         (f"{distance}and no distance of the two answers.", gap / per(gap.abs())),
@@ -520,12 +521,12 @@ def check_surrogate_loss(surrogate_loss=matching.surrogate_loss, seed: int = 0) 
     check_shapes("y", lambda bad: surrogate_loss(bad, grad), y)
 
 
-def refuses_noise(loss: Callable, y: Tensor, eps: Tensor) -> None:
-    """loss(y, eps, t, schedule) refuses the ends, times beyond them, and noise of another shape."""
-    why = "t lies between data and pure noise"
+def refuses_noise(loss: Callable, y: Tensor, eps: Tensor, last: float, why: str) -> None:
+    """loss(y, eps, t, schedule) takes times up to `last`, and refuses 0, times beyond, and other shapes."""
+    end = () if last == 1 else (1.0,)
     for schedule, t, *bad in (
-        (rectified_flow, exact(0.999, 0.5, 0.001, 0.3), 0.0, 1.0, -0.1, 1.1, -1e-4, 1 + 1e-4),
-        (cosine, exact(0.999, 0.5, 0.001, 0.3), 0.0, 1.0),
+        (rectified_flow, exact(last, 0.5, 1e-6, 0.3), 0.0, *end, -0.1, 1.1, -1e-4, 1 + 1e-4),
+        (cosine, exact(last, 0.5, 0.001, 0.3), 0.0, *end),
         (edm, exact(80.0, 0.5, 0.002, 1.0), 0.0, -0.1),
     ):
         accepts(lambda: loss(y, eps, t, schedule), f"t = {t.tolist()} of {schedule.__name__}")
@@ -613,7 +614,8 @@ def check_matching_loss(matching_loss=matching.matching_loss, seed: int = 0) -> 
 
     y, eps, t = y[:, :, 0, 0], eps[:, :, 0, 0], exact(0.9, 0.3, 0.5, 0.1)
     call = lambda *nets: lambda y, eps, t, schedule: matching_loss(y, eps, t, *nets, schedule)
-    refuses_noise(call(real_score, fake_score), y, eps)
+    why = "t lies between data and pure noise"
+    refuses_noise(call(real_score, fake_score), y, eps, 1 - 1e-6, why)
     for who, nets in (
         ("real", lambda bad: (lambda z, t: bad, fake_score)),
         ("fake", lambda bad: (real_score, lambda z, t: bad)),
@@ -687,7 +689,8 @@ def check_fake_loss(fake_loss=matching.fake_loss, seed: int = 0) -> None:
         found = fake_loss(fake, size * y, size * eps, t, schedule, "constant")
         close(found / size**2, square(fake.by_hand(z, t) - size * y) / size**2, LOUD, 1e-9, 1e-9)
     y, eps, t = y[:, :, 0, 0], eps[:, :, 0, 0], exact(0.9, 0.3, 0.5, 0.1)
-    refuses_noise(functools.partial(fake_loss, fake_score), y, eps)
+    why = "at 0 there is no noise, and time ends at 1"
+    refuses_noise(functools.partial(fake_loss, fake_score), y, eps, 1, why)
     check_shapes("An answer", lambda bad: fake_loss(lambda z, t: bad, y, eps, t, edm), y)
     for kind in ("SNR", "snr + 1", ""):
         hint = f'An unknown weighting, here "{kind}", must be refused.'

@@ -11,7 +11,8 @@
 
 and a docstring, which is its help. A stage is run by stage(name, train, *models_and_data), where
 train(*models_and_data, steps, **options) hands the options on to minidistill.train.train; its checkpoint has
-the stage's name. What methods have in common is in contest.py.
+the stage's name; a second network that is trained with it has one beside it. What methods have in common is
+in contest.py.
 """
 
 import importlib

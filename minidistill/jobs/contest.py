@@ -20,7 +20,7 @@ from minidistill import data, plots
 from minidistill.checkpoints import archive, read
 from minidistill.checkpoints import load as load_weights
 from minidistill.dit import DiT
-from minidistill.flowmap import as_mean_velocity, diagonal, draw_times, flow_map_sample
+from minidistill.flowmap import as_mean_velocity, diagonal, draw_times, flow_map_sample, lagrangian_loss
 from minidistill.metrics import Classifier, flow_map_error, frechet_distance, precision_recall_coverage
 from minidistill.need import Number
 from minidistill.parameterization import Denoiser, as_denoiser, as_velocity, guided
@@ -34,6 +34,7 @@ TEACHER_STEPS = 32  # DDIM steps of the teacher
 GUIDANCE = 1.5  # of the second teacher in a table
 JUDGE_UPDATES = 800
 TOP = 16.0  # a flow map's highest frequency of time: losses differentiate the embedding, and 256 is steep
+LAGRANGIAN = (lagrangian_loss, 0.0, 0.25)  # of a flow map: loss, share on the diagonal, and from pure noise
 UPDATES = {"digits": 1600, "mnist": 12000, "fashion_mnist": 12000}
 
 
@@ -146,7 +147,7 @@ def train_flow_map(
     teacher: DiT,
     distance: Callable,
     share: float,
-    noise: float,
+    from_noise: float,
     guidance: float,
     x: Tensor,
     y: Tensor,
@@ -154,7 +155,7 @@ def train_flow_map(
     **options,
 ) -> Iterator[tuple[int, Tensor]]:
     """A flow map of the guided teacher, from its weights, by the loss distance(u, x, eps, t, s, teacher).
-    Of a batch, `share` is on the diagonal, and `noise` starts at t = 1. The student is `ema`."""
+    Of a batch, `share` is on the diagonal, and `from_noise` starts at t = 1. The student is `ema`."""
     data_std = x.std().item()
     for model in (net, ema):
         missing, _ = model.load_state_dict(teacher.state_dict(), strict=False)
@@ -162,7 +163,7 @@ def train_flow_map(
 
     def loss(net: DiT, x: Tensor, y: Tensor, step: int, generator: torch.Generator) -> Tensor:
         eps, (t, s) = randn_like(x, generator), draw_times(len(x), share, generator)
-        t = torch.where(torch.arange(len(x), device=x.device) < (1 - noise) * len(x), t, 1.0)  # the last ones
+        t = torch.where(torch.arange(len(x), device=x.device) < (1 - from_noise) * len(x), t, 1.0)  # the last
         velocity = teacher_velocity(teacher, data_std, y, guidance)
         return distance(as_mean_velocity(net, data_std, label=y), x, eps, t, s, velocity)
 

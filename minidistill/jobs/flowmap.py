@@ -16,9 +16,10 @@ from torch import Tensor
 
 from minidistill import need
 from minidistill.asking import mean_square
-from minidistill.flowmap import MeanVelocity, halves_target, lagrangian_loss, mean_flow_loss
+from minidistill.flowmap import MeanVelocity, halves_target, mean_flow_loss
 from minidistill.jobs import contest
 from minidistill.jobs.contest import (
+    LAGRANGIAN,
     TEACHER_STEPS,
     TOP,
     by_euler,
@@ -47,7 +48,7 @@ def anchored_shortcut(
 # anchor, and the share of jumps that start at pure noise, as samplers do. Lagrangian asks the teacher where
 # it lands, and needs no anchor; MeanFlow runs away without one, and with many long jumps
 LOSSES = {
-    "lagrangian": (lagrangian_loss, 0.0, 0.25),
+    "lagrangian": LAGRANGIAN,
     "mean_flow": (mean_flow_loss, 0.5, 0.0),
     "shortcut": (anchored_shortcut, 0.5, 0.25),
 }

@@ -3,7 +3,8 @@
     minidistill matching --start flow_map
 
 Distribution matching, from two starts side by side: the teacher's weights, which know one blurred answer to
-pure noise, and a flow map, which jumps as the teacher goes. The start decides which images live: see recall.
+pure noise, and a flow map, which jumps as the teacher goes. The start decides which noise makes which image:
+see the distance to the teacher.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from torch import Tensor
 from minidistill import need
 from minidistill.checkpoints import read
 from minidistill.dit import DiT
-from minidistill.flowmap import lagrangian_loss
 from minidistill.jobs import contest
 from minidistill.jobs.contest import (
+    LAGRANGIAN,
     TEACHER_STEPS,
     TOP,
     Contestant,
@@ -100,8 +101,9 @@ def train_generator(
     seed: int,
     **options,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Distribution matching from the weights of net. The generator is `ema`. The fake score has a checkpoint
-    of its own: ValueError when the two are not of one moment."""
+    """Distribution matching from the weights of net; x lends its shape. The generator is `ema`.
+
+    The fake score has a checkpoint of its own, saved just before. ValueError when they are of two moments."""
     data_std, fake = x.std().item(), copy.deepcopy(teacher)
     score = partial(as_denoiser, schedule=rectified_flow, data_std=data_std)
 
@@ -118,17 +120,35 @@ def train_generator(
         eps, t = randn_like(x, generator), logit_normal_times(len(x), generator=generator)
         return fake_loss(score(fake, label=y), samples, eps, t, rectified_flow)
 
-    file = checkpoint.with_name(f"{checkpoint.stem}-fake{checkpoint.suffix}")
-    done, fake_done = (read(path)["step"] if path.exists() else 0 for path in (checkpoint, file))
-    if fake_done != RATIO * done:
-        raise ValueError(f"{checkpoint} and {file} are not of one moment: delete both to train them anew")
-    options |= {"data": (x, y), "batch": batch(x), "warmup": 0}
-    own = {"steps": RATIO * steps, "lr": 5e-4, "save_every": RATIO * SAVE_EVERY, "checkpoint": file}
-    fake_run = train(fake, denoising, seed=(seed + 1) % need.SEEDS, **own, **options)
-    own = {"steps": steps, "lr": lr, "save_every": SAVE_EVERY, "checkpoint": checkpoint}
-    return alternate(
-        fake_run, train(net, matching, ema=ema, ema_decay=0.99, seed=seed, **own, **options), RATIO
+    files = [checkpoint.with_name(f"{checkpoint.stem}-fake{checkpoint.suffix}"), checkpoint]
+    there = {file: read(file)["step"] for file in files if file.exists()}
+    if there.get(files[0], 0) != RATIO * there.get(files[1], 0):
+        found = " and ".join(f"{file}, of step {step}," for file, step in there.items())
+        raise ValueError(f"{found} go on from two moments: delete what is there to train this part anew")
+    common = {"data": (x, y), "batch": batch(x), "warmup": 0} | options
+    fake_run = train(
+        fake,
+        denoising,
+        steps=RATIO * steps,
+        lr=5e-4,
+        seed=(seed + 1) % need.SEEDS,
+        checkpoint=files[0],
+        save_every=RATIO * SAVE_EVERY,
+        **common,
     )
+    run = train(
+        net,
+        matching,
+        steps=steps,
+        lr=lr,
+        ema=ema,
+        ema_decay=0.99,
+        seed=seed,
+        checkpoint=checkpoint,
+        save_every=SAVE_EVERY,
+        **common,
+    )
+    return alternate(fake_run, run, RATIO)
 
 
 def generated(model: str, net: DiT, data_std: float) -> Contestant:
@@ -151,8 +171,8 @@ def run(args: argparse.Namespace, stage: Callable, data: Sequence[Tensor]) -> Ca
     contestants.append(by_euler("undistilled", teacher, data_std, 1, scale))
     models = {"teacher": teacher}
     if "flow_map" in args.start:
-        learner, jumps = copy.deepcopy(flow_map), (lagrangian_loss, 0.0, 0.25)
-        stage("flow map", train_flow_map, learner, flow_map, teacher, *jumps, scale, x, y)
+        learner = copy.deepcopy(flow_map)
+        stage("flow map", train_flow_map, learner, flow_map, teacher, *LAGRANGIAN, scale, x, y)
         contestants.append(by_jumps("flow map", flow_map, data_std, 1))
         models["flow map"] = flow_map
     for start in args.start:
