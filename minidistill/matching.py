@@ -110,7 +110,7 @@ def alternate(fake_run: Iterator, generator_run: Iterator, ratio: Whole = 5) -> 
 
 @torch.no_grad()
 def drift(y: Batch, x: torch.Tensor, temperature: Number = 0.2) -> Batch:
-    """How far samples y should move: data x, (m, *d), pulls, samples push. No second network and no time.
+    """How far samples y should move: data x, (m, *d), pulls, samples push. ValueError unless all is finite.
     An affinity is the geometric mean of two softmaxes, of distances over their mean, and at least 1e-3, as
     released: for hundreds of points, of thousands that outweighs the rest. Deng et al. (2026), Drifting."""
     need.finite(y=y, x=x)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from einops import reduce
+from planted import same, then
 
 from minidistill import consistency, editing
 from minidistill.checks import column, exact
@@ -72,12 +73,6 @@ def test_ours_passes(check, seed, unchecked_shapes):
 # the mistakes, each one thing changed in code that is otherwise right
 
 
-def same_shape(answer, z):
-    if answer.shape != z.shape:
-        raise ValueError("another shape")
-    return answer
-
-
 def boundary_with(skip=None, out=None, c_in=None, shift=lambda t, t_min: t - t_min):
     def wrong(t, data_std=0.5, t_min=0.002):
         boundary(t, data_std, t_min)  # refuses what ought to be refused
@@ -91,9 +86,7 @@ def boundary_with(skip=None, out=None, c_in=None, shift=lambda t, t_min: t - t_m
     return wrong
 
 
-def heun_with(
-    at=lambda z, z_s: z_s, when=lambda t, s: s, slopes=lambda a, b: (a + b) / 2, second_of=same_shape
-):
+def heun_with(at=lambda z, z_s: z_s, when=lambda t, s: s, slopes=lambda a, b: (a + b) / 2, second_of=same):
     """Heun's step, with one thing changed."""
 
     def wrong(denoiser, z, t, s, schedule, solver="euler"):
@@ -167,7 +160,7 @@ def own_ect(
         w = weight(ect_weight(weighting, t, s, data_std))
         t, s = t.to(x.dtype), s.to(x.dtype)
         with torch.random.fork_rng():
-            found = same_shape(f(mix(x, eps, t, edm), t), x)
+            found = same(f(mix(x, eps, t, edm), t), x)
         with torch.no_grad():
             answer = f(mix(x, eps, s, edm), torch.where(s > 0, s, t))
         return (w * distance(found - target(answer, x, column(s, x) > 0).detach(), c)).to(x.dtype)
@@ -332,11 +325,6 @@ def edit_with(start=True, last=True, inverted=False, after_noise=False, scale=Tr
 
 
 # the same mistake, made in any of the functions
-
-
-def then(f, change):
-    """f, whose result is changed."""
-    return lambda *args, **options: change(f(*args, **options))
 
 
 def double(found):

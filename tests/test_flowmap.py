@@ -13,6 +13,7 @@ import re
 import einops
 import pytest
 import torch
+from planted import same
 
 from minidistill import flowmap
 from minidistill.checks import column, exact
@@ -48,12 +49,6 @@ def test_ours_passes(check, seed, unchecked_shapes):
 
 
 # the mistakes, each one thing changed in code that is otherwise right
-
-
-def same(answer, z):
-    if answer.shape != z.shape:
-        raise ValueError("shape")
-    return answer
 
 
 def lenient(when):

@@ -13,6 +13,20 @@ from pathlib import Path
 import einops
 import pytest
 import torch
+from planted import (
+    along_the_last,
+    asserting,
+    forgets,
+    four_axes,
+    freeze,
+    in_place,
+    per_sample,
+    refuses_too,
+    same,
+    stays,
+    still,
+    then,
+)
 from torch.autograd import forward_ad
 
 from minidistill.checks import column, exact
@@ -56,62 +70,6 @@ def test_ours_passes(check, seed, unchecked_shapes):
 
 
 # the functions, with one thing changed
-
-
-def forgets(reference, when):
-    """The reference, which accepts what it ought to refuse where `when` says so."""
-
-    def wrong(*args, **kwargs):
-        try:
-            return reference(*args, **kwargs)
-        except ValueError:
-            if when(*args):
-                return None
-            raise
-
-    return wrong
-
-
-def refuses_too(reference, when):
-    """The reference, which refuses valid input where `when` says so."""
-
-    def wrong(*args, **kwargs):
-        if when(*args):
-            raise ValueError("nobody asked for that")
-        return reference(*args, **kwargs)
-
-    return wrong
-
-
-def then(reference, change):
-    """The reference, whose answer is changed."""
-    return lambda *args, **kwargs: change(reference(*args, **kwargs))
-
-
-def same(found, z):
-    """What a network answers, which has z's shape."""
-    if found.shape != z.shape:
-        raise ValueError("another shape")
-    return found
-
-
-def still(z, *times):
-    """A network that is asked for the refusals alone."""
-    return 0 * z
-
-
-def per_sample(a):
-    return a.reshape(len(a), -1).mean(1)
-
-
-def along_the_last(c, z):
-    """For column: where one number for each sample is broadcast, though along another axis."""
-    return c if z.shape[-1] == len(c) else column(c, z)
-
-
-def four_axes(c, z):
-    """For column: of images, as people write it."""
-    return c.reshape(-1, 1, 1, 1) if z.ndim < 4 else column(c, z)
 
 
 def halves_with(
@@ -298,28 +256,6 @@ def lagrangian_with(
     return wrong
 
 
-def in_place(reference, k):
-    """The reference, which changes the k-th tensor that it is given."""
-
-    def wrong(*args, **kwargs):
-        found = reference(*args, **kwargs)
-        args[k].mul_(1.5)
-        return found
-
-    return wrong
-
-
-def stays(reference, switch):
-    """The reference, after which something stays switched off."""
-
-    def wrong(u, *args, **kwargs):
-        found = reference(u, *args, **kwargs)
-        switch(u)
-        return found
-
-    return wrong
-
-
 def any_shape(reference, first=True):
     """The reference, of networks whose answers may have any shape that broadcasts: all, or all but the first."""
 
@@ -340,23 +276,6 @@ def any_shape(reference, first=True):
         return reference(wide(u), *args, **{name: net and wide(net) for name, net in nets.items()})
 
     return wrong
-
-
-def asserting(reference):
-    """The reference, which asserts where it ought to raise ValueError."""
-
-    def wrong(*args, **kwargs):
-        try:
-            return reference(*args, **kwargs)
-        except ValueError as error:
-            raise AssertionError(str(error)) from error
-
-    return wrong
-
-
-def frozen(u):
-    if isinstance(u, torch.nn.Module):
-        u.requires_grad_(False)
 
 
 # the mistakes
@@ -717,9 +636,9 @@ for name, (check, reference, k) in ALL.items():
         f"{name}: s is changed in place [argument]": (check, in_place(reference, 2 + k), "must stay as it is"),
         f"{name}: z is changed in place [argument]": (check, in_place(reference, 1), "must stay as it is"),
         f"{name}: gradients stay switched off [gradient]": (
-            check, stays(reference, lambda u: torch._C._set_grad_enabled(False)), "stays behind: use torch"
+            check, stays(reference, lambda *args: torch._C._set_grad_enabled(False)), "stays behind: use torch"
         ),
-        f"{name}: u stays frozen [gradient]": (check, stays(reference, frozen), "requires_grad_\\(False\\) stays behind"),
+        f"{name}: u stays frozen [gradient]": (check, stays(reference, lambda u, *_: freeze(u)), "requires_grad_\\(False\\) stays behind"),
         f"{name}: an assert for a refusal [refusal]": (check, asserting(reference), "With ValueError, not an assert"),
     }  # fmt: skip
     if k == 2:

@@ -14,14 +14,17 @@ from pathlib import Path
 import einops
 import pytest
 import torch
-from test_flowmap_losses import (
+from planted import (
     along_the_last,
     asserting,
     forgets,
     four_axes,
+    freeze,
+    in_place,
     per_sample,
     refuses_too,
     same,
+    stays,
     still,
     then,
 )
@@ -186,8 +189,8 @@ def fake_with(
 
 
 def drift_with(
-    distance=lambda d: d / d.mean(),
-    itself=100.0,
+    distance=lambda d: d / d.mean().clamp(min=1e-6),
+    itself=lambda temperature: 1e4,
     softmax=torch.softmax,
     near=lambda rows, columns: (rows * columns).clamp(min=1e-6).sqrt(),
     force=lambda push, pull, y, x: (
@@ -203,8 +206,8 @@ def drift_with(
         drift(y, x, temperature)  # refuses what ought to be refused
         with torch.set_grad_enabled(grad):
             a, b = (wide(points).flatten(1) for points in (y, x))
-            apart = distance(torch.sqrt(((a[:, None] - torch.cat([a, b])) ** 2).sum(2) + 1e-300))
-            logits = -(apart + itself * torch.eye(*apart.shape).to(apart)) / heat(temperature)
+            apart = distance(torch.sqrt(((a[:, None] - torch.cat([a, b])) ** 2).sum(2) + 1e-300 * grad))
+            logits = -apart / heat(temperature) - itself(temperature) * torch.eye(*apart.shape).to(apart)
             w = near(softmax(logits, 1), softmax(logits, 0))
             found = out(force(w[:, : len(a)], w[:, len(a) :], a, b), a)
             return found.reshape(y.shape).to(y.dtype)
@@ -283,15 +286,22 @@ def with_a_flag(fake_run, generator_run, ratio=5):
 
 def silent_end(fake_run, generator_run, ratio, least=lambda ratio: ratio):
     if len(list(itertools.islice(fake_run, ratio))) < least(ratio):
-        next(generator_run, None)
         return None
     return list(itertools.islice(generator_run, 1)) or None
 
 
-def stops_with_the_fake(fake_run, generator_run, ratio):
-    if not list(itertools.islice(fake_run, ratio)):
-        return None
-    return list(itertools.islice(generator_run, 1)) or None
+def zipped(fake_run, generator_run, ratio=5):
+    """Ends with the shorter run, and says nothing."""
+    for *_, update in zip(*[fake_run] * counted(ratio), generator_run):
+        yield update
+
+
+def until_one_stops(fake_run, generator_run, ratio=5):
+    """Takes the end of any run for its own."""
+    try:
+        yield from by_next(fake_run, generator_run, ratio)
+    except RuntimeError:
+        return
 
 
 def checked_at_the_end(fake_run, generator_run, ratio=5):
@@ -349,35 +359,6 @@ def for_each_number(fake_run, generator_run, ratio=5):
         for _ in range(ratio):
             next(fake_run, None)
         yield next(generator_run, None)
-
-
-def in_place(reference, k):
-    """The reference, which changes the k-th tensor that it is given, as far as torch lets it."""
-
-    def wrong(*args, **kwargs):
-        found = reference(*args, **kwargs)
-        with torch.no_grad():
-            args[k].mul_(1.5)
-        return found
-
-    return wrong
-
-
-def stays(reference, switch):
-    """The reference, after which something stays switched off."""
-
-    def wrong(*args, **kwargs):
-        found = reference(*args, **kwargs)
-        switch(*args)
-        return found
-
-    return wrong
-
-
-def freeze(*args):
-    for net in args:
-        if isinstance(net, torch.nn.Module):
-            net.requires_grad_(False)
 
 
 def any_shape(reference, k):
@@ -486,6 +467,7 @@ SIZES = {
     "over axes 1, 2 and 3 [shape]": (lambda y, z, real, fake: (y - real).abs().mean([k for k in (1, 2, 3) if k < y.ndim], keepdim=True), "over all axes but"),
     "over the batch [shape]": (lambda y, z, real, fake: (y - real).abs().mean(0, keepdim=True), "over all axes but the batch's"),
     "along another axis [shape]": (lambda y, z, real, fake: along_the_last(per_sample((y - real).abs()), y), "not along another axis"),
+    "as they are, (b,) [shape]": (lambda y, z, real, fake: per_sample((y - real).abs()), "not along another axis"),
     "always with four axes [shape]": (lambda y, z, real, fake: four_axes(per_sample((y - real).abs()), y), "not always four|has the shape of the batch|one shape"),
     "a norm (90) [formula]": (lambda y, z, real, fake: column((y - real).flatten(1).norm(dim=1), y), "not a norm"),
     "a root mean square (90) [formula]": (lambda y, z, real, fake: one_mean((y - real) ** 2).sqrt(), "root of a mean square"),
@@ -501,7 +483,7 @@ SIZES = {
     "at least 1 [end]": (lambda y, z, real, fake: one_mean((y - real).abs()).clamp(min=1), "it is not clamped"),
 }  # fmt: skip
 DIRECTIONS = {
-    "the sign (81) [formula]": (dict(gap=lambda y, z, real, fake: real - fake), "must lower KL|A sign is wrong"),
+    "the sign (81) [formula]": (dict(gap=lambda y, z, real, fake: real - fake), "must lower KL"),
     "fake - y (92) [formula]": (dict(gap=lambda y, z, real, fake: fake - y), "here y stands for D_real"),
     "y - real (92) [formula]": (dict(gap=lambda y, z, real, fake: y - real), "here y stands for D_fake"),
     "the fake alone [formula]": (dict(gap=lambda y, z, real, fake: fake), "here is one alone"),
@@ -518,6 +500,8 @@ RIGHT_DIRECTION = r"\(D_fake - D_real\) / mean \|y - D_real\|, each sample by it
 
 GRADIENTS = {
     **{name: (direction_with(**change), says) for part in (ASKED, DIRECTIONS) for name, (change, says) in part.items()},
+    **{name: (direction_with(**change), "must lower KL") for name, (change, _) in DIRECTIONS.items() if "81" in name},
+    "the sign, and a size of the batch (81, 88) [formula]": (direction_with(lambda y, z, real, fake: real - fake, lambda y, z, real, fake: (y - real).abs().mean()), "must lower KL"),
     "real at another noise than fake (93) [formula]": (direction_with(real_at=lambda y, z, t: (z.flip(0), t)), r"asked at \(z, t\)"),
     "right for linear networks [constant]": (lambda y, z, t, real, fake: matching_gradient(y, z, t, real if real is fake else lambda z, t: 2 * real(z / 2, t), fake), "asked at"),
     "size at least 1e-6 [end]": (direction_with(size=lambda y, z, real, fake: one_mean((y - real).abs()).clamp(min=1e-6)), "Where y is close to D_real"),
@@ -554,6 +538,7 @@ GUIDANCES = {
     "size from unconditional [formula]": (guidance_with(direction=lambda y, guided, real, other: (real - guided) / one_mean((y - other).abs())), "not to D_unconditional"),
     "no size [formula]": (guidance_with(direction=lambda y, guided, real, other: real - guided), "by nothing"),
     "one size for the batch [formula]": (guidance_with(direction=lambda y, guided, real, other: (real - guided) / (y - guided).abs().mean()), "not one for the batch"),
+    "sizes as they are, (b,) [shape]": (guidance_with(direction=lambda y, guided, real, other: (real - guided) / per_sample((y - guided).abs())), "not along another axis"),
     "sizes over the last axis [shape]": (guidance_with(direction=lambda y, guided, real, other: (real - guided) / (y - guided).abs().mean(-1, keepdim=True)), "over the last alone"),
     "with a fake score, the unconditional one [formula]": (lambda y, z, t, real, other, scale: matching_gradient(y, z, t, guided(real, other, scale), other), "here it is scale times|not against"),
     "unguided, with the unconditional one for a fake score [formula]": (guidance_with(direction=lambda y, guided, real, other: (other - real) / one_mean((y - real).abs())), "here nothing is guided"),
@@ -616,11 +601,13 @@ NOISES = {
     "pure noise [formula]": (lambda y, eps, t, schedule: eps, "the samples y are in z, too"),
     "the samples do not fade [formula]": (lambda y, eps, t, schedule: y + column(schedule(t)[1], y) * eps, "The samples fade, too"),
     "always rectified flow [argument]": (lambda y, eps, t, schedule: (1 - column(t, y)) * y + column(t, y) * eps, "here it is another one"),
+    "always cosine [argument]": (lambda y, eps, t, schedule: mix(y, eps, t.clamp(max=1), cosine), "here it is another one"),
     "always EDM [argument]": (lambda y, eps, t, schedule: y + column(t, y) * eps, "here it is another one|The samples fade"),
     "one noise for all [shape]": (lambda y, eps, t, schedule: mix(y, eps[:1].expand_as(y), t, schedule), "here one is everybody's"),
     "another sample's noise [argument]": (lambda y, eps, t, schedule: mix(y, eps.flip(0), t, schedule), "here it is another one's"),
     "variances for alpha and sigma [formula]": (lambda y, eps, t, schedule: sum(column(c, y) ** 0.5 * a for c, a in zip(schedule(t), (y, eps))), "no variances"),
     "alpha and sigma along another axis [shape]": (lambda y, eps, t, schedule: sum(along_the_last(c, y) * a for c, a in zip(schedule(t), (y, eps))), "not along another axis"),
+    "alpha and sigma as they are, (b,) [shape]": (lambda y, eps, t, schedule: sum(c * a for c, a in zip(schedule(t), (y, eps))), "not along another axis"),
     "alpha and sigma always with four axes [shape]": (lambda y, eps, t, schedule: sum(four_axes(c, y) * a for c, a in zip(schedule(t), (y, eps))), "not always four|one shape"),
     "z clipped [formula]": (lambda y, eps, t, schedule: mix(y, eps, t, schedule).clamp(-1, 1), "Nothing is clipped"),
     "noise of its own [random]": (lambda y, eps, t, schedule: mix(y, torch.randn_like(y), t, schedule), "z = alpha y"),
@@ -694,6 +681,9 @@ MATCHINGS = {
         if real is not fake else matching_loss(y, eps, t, real, fake, schedule),
         "No gradient may reach real",
     ),
+    "rectified flow, also in what is refused [argument]": (
+        lambda y, eps, t, real, fake, schedule: matching_loss(y, eps, t, real, fake, rectified_flow), "The schedule that is given decides"
+    ),
     "D_real for the target [formula]": (matching_with(direction=through_y(lambda y, real, fake: (y - real).detach())), "No denoiser's answer is the target"),
     "large samples clipped in the size [formula]": (
         matching_with(direction=direction_with(size=lambda y, z, real, fake: one_mean((y.clamp(-20, 20) - real).abs()).clamp(min=1e-12))), "another size"
@@ -749,6 +739,9 @@ FAKES = {
     "the weight of another sample [argument]": (fake_with(weigh=lambda kind, schedule, t: weight(kind, log_snr(schedule, t).flip(0))), "another sample's time"),
     "the mean weight [formula]": (fake_with(weigh=lambda kind, schedule, t: weight(kind, log_snr(schedule, t)).mean()), "The weight is averaged"),
     "1 / sigma^2 [formula]": (fake_with(weigh=lambda kind, schedule, t: schedule(t)[1] ** -2 if kind == "snr+1" else weight(kind, log_snr(schedule, t))), "1 / sigma"),
+    "rectified flow, also in what is refused [argument]": (
+        lambda fake, y, eps, t, schedule, *more: fake_loss(fake, y, eps, t, rectified_flow, *more), "The schedule that is given decides"
+    ),
     "detached [gradient]": (then(fake_loss, torch.Tensor.detach), "The gradient must reach the fake score"),
     "without gradients [gradient]": (fake_with(grad=False), "The gradient must reach the fake score"),
     "half a gradient [gradient]": (fake_with(loss=lambda x_hat, y: per_sample((x_hat - y) * (x_hat - y).detach())), "The gradient is that of the loss"),
@@ -780,7 +773,8 @@ ALTERNATES = {
     "a fake_run that is longer is refused [refusal]": (both_end_together, "is valid and must not be refused"),
     "a silent end [refusal]": (as_generator(silent_end), "A fake_run that ends before generator_run must be refused"),
     "a silent end where nothing is left [refusal]": (as_generator(functools.partial(silent_end, least=lambda ratio: 1)), "A fake_run that ends before generator_run must be refused"),
-    "stops with fake_run, and asks no more [end]": (as_generator(stops_with_the_fake), "ends before generator_run must be refused"),
+    "a silent end by zip [refusal]": (zipped, "A fake_run that ends before generator_run must be refused"),
+    "a silent end by StopIteration [refusal]": (until_one_stops, "A fake_run that ends before generator_run must be refused"),
     "goes on with an old score [refusal]": (as_generator(lambda f, g, ratio: (list(itertools.islice(f, ratio)), list(itertools.islice(g, 1)) or None)[1]), "A fake_run that ends before"),
     "refuses when it is too late [refusal]": (checked_at_the_end, "ahead of each update"),
     "an error ends it [end]": (swallows, "its error goes on to the caller"),
@@ -800,8 +794,10 @@ FORCES = {
     "weights by their own kind [formula]": (dict(force=lambda push, pull, y, x: pull.sum(1, keepdim=True) * (pull @ x) - push.sum(1, keepdim=True) * (push @ y)), "weighed by all that pushes"),
     "without the sums [formula]": (dict(force=lambda push, pull, y, x: pull @ x - push @ y), "weighed by all that pushes|must not shrink|must move"),
     "made to sum to 1 [formula]": (dict(force=lambda push, pull, y, x: pull @ x / pull.sum(1, keepdim=True) - push @ y / push.sum(1, keepdim=True)), "weighed by all that pushes"),
-    "a sample pushes itself [formula]": (dict(itself=0.0), "A sample does not push itself"),
-    "a sample pushes itself a little [formula]": (dict(itself=1.0), VALUE),
+    "a sample pushes itself [formula]": (dict(itself=lambda T: 0.0), "A sample does not push itself"),
+    "a sample pushes itself a little [formula]": (dict(itself=lambda T: 1.0), VALUE),
+    "the mask is divided by the temperature [argument]": (dict(itself=lambda T: 100 / T), "not divided by the temperature"),
+    "a small mask is divided by the temperature [argument]": (dict(itself=lambda T: 1 / T), "not divided by the temperature"),
     "not even 1e-3 of itself [formula]": (dict(near=lambda r, c: (r * c).clamp(min=1e-6).sqrt() * (1 - torch.eye(*r.shape).to(r))), "also that of a sample to itself"),
     "one softmax over points [formula]": (dict(near=lambda r, c: r), "here it is the one over points"),
     "one softmax over samples [formula]": (dict(near=lambda r, c: c), "here it is the one over samples"),
@@ -832,6 +828,7 @@ DRIFTS = {
     **{name: (drift_with(**change), says) for name, (change, says) in FORCES.items()},
     "in inference mode [gradient]": (torch.inference_mode()(drift), "torch.inference_mode"),
     "a little added to the mean distance [precision]": (drift_with(distance=lambda d: d / (d.mean() + 1e-9)), "push pull|another size"),
+    "0 / 0 where all points coincide [end]": (drift_with(lambda d: d / d.mean()), "nan or inf, where all points coincide"),
     "large points clipped [formula]": (lambda y, x, *T: drift(y.clamp(-100, 100), x.clamp(-100, 100), *T), "another size"),
     "with gradients [gradient]": (drift_with(grad=True), "A drift is a constant"),
     "in bfloat16 all the way [precision]": (drift_with(wide=lambda a: a), "computed in float32"),
@@ -840,7 +837,7 @@ DRIFTS = {
     "as many data as samples [shape]": (refuses_too(drift, lambda y, x, T=0.2: len(y) != len(x)), "is valid and must not be refused"),
     "a sample alone is refused [end]": (refuses_too(drift, lambda y, x, T=0.2: len(y) == 1), "is valid and must not be refused"),
     "nan for a sample alone [end]": (
-        drift_with(itself=0.0, distance=lambda d: (d / d.mean()).masked_fill(torch.eye(*d.shape).bool(), float("inf"))), "nan or inf comes out"
+        drift_with(itself=lambda T: 0.0, distance=lambda d: (d / d.mean().clamp(min=1e-6)).masked_fill(torch.eye(*d.shape).bool(), float("inf"))), "nan or inf comes out"
     ),
 }  # fmt: skip
 
@@ -867,6 +864,7 @@ DRIFTINGS = {
     "the target is the drift [formula]": (drifting_with(target=lambda y, way: way.detach()), "not drift itself"),
     "the temperature is not handed on [argument]": (lambda y, x, T=0.2: drifting_loss(y, x, T and 0.2) if T > 0 else drifting_loss(y, x, T), "temperature divides the distances"),
     "temperature 1 by default [argument]": (lambda y, x, T=1.0: drifting_loss(y, x, T), "temperature divides the distances"),
+    "0 / 0 where all points coincide [end]": (drifting_with(drift_with(lambda d: d / d.mean())), "nowhere to go"),
     "detached [gradient]": (then(drifting_loss, torch.Tensor.detach), "The gradient must reach y"),
 }  # fmt: skip
 
@@ -962,6 +960,8 @@ for name, (check, reference, _) in ALL.items():
             f"{name}: temperature below 0 [refusal]": (check, forgets(reference, lambda y, x, T=0.2: T < 0), r"A temperature of -0\.2 must be refused"),
             f"{name}: temperature nan [refusal]": (check, forgets(reference, lambda y, x, T=0.2: T != T), "A temperature of nan must be refused"),
             f"{name}: data of another shape [shape]": (check, forgets(reference, lambda y, x, T=0.2: x.shape[1:] != y.shape[1:]), "Data of shape"),
+            f"{name}: nan in data [refusal]": (check, forgets(reference, lambda y, x, T=0.2: x.isnan().any()), "nan in the data must be refused"),
+            f"{name}: infinite samples [refusal]": (check, forgets(reference, lambda y, x, T=0.2: y.isinf().any()), "inf in a sample must be refused"),
             f"{name}: no data [end]": (check, forgets(reference, lambda y, x, T=0.2: not len(x)), "No samples, or no data"),
             f"{name}: no samples [end]": (check, forgets(reference, lambda y, x, T=0.2: not len(y)), "No samples, or no data"),
         }  # fmt: skip
@@ -1153,7 +1153,7 @@ def drift_by_loops(y, x, temperature=0.2):
     a, b = wide(y.detach()).flatten(1), wide(x.detach()).to(wide(y).dtype).flatten(1)
     points = torch.cat([a, b])
     apart = torch.stack([torch.stack([torch.linalg.vector_norm(p - q) for q in points]) for p in a])
-    scaled = apart / apart.mean() / temperature
+    scaled = apart / max(apart.mean().item(), 1e-12) / temperature
     scaled[range(len(a)), range(len(a))] = 1e4
     rows = [torch.exp(-line - torch.logsumexp(-line, 0)) for line in scaled]
     columns = [torch.exp(-line - torch.logsumexp(-line, 0)) for line in scaled.T]
@@ -1172,7 +1172,7 @@ def drift_by_logits(y, x, temperature=0.2):
         n, (a, b) = len(y), (wide(points).reshape(len(points), -1) for points in (y, x))
         points = torch.cat([a, b])
         apart = (a.unsqueeze(1) - points.unsqueeze(0)).pow(2).sum(-1).sqrt()
-        logits = -apart.div(apart.mean()).fill_diagonal_(1e5) / temperature
+        logits = -apart.div(apart.mean() + 1e-20).fill_diagonal_(1e5) / temperature
         w = ((logits.log_softmax(1) + logits.log_softmax(0)) / 2).exp().clamp(min=1e-3)
         signed = torch.cat([-w[:, :n] * w[:, n:].sum(1, True), w[:, n:] * w[:, :n].sum(1, True)], 1)
         return (signed @ points).view(y.shape).type_as(y)
@@ -1543,6 +1543,7 @@ def test_bad_input(unchecked_shapes):
         (lambda: drift(x, x, 0), "temperature must be above 0"),
         (lambda: drift(x, x[:, :2]), "y and x must have one shape"),
         (lambda: drifting_loss(x, x[:0]), "at least one sample"),
+        (lambda: drift(x, x / 0), "x must be finite numbers"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
             call()

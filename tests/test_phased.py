@@ -15,6 +15,7 @@ from pathlib import Path
 import einops
 import pytest
 import torch
+from planted import forgets, per_sample, refuses_too, same
 
 from minidistill import lcm, phased
 from minidistill.checks import column, exact
@@ -57,31 +58,6 @@ def test_ours_passes(check, seed, unchecked_shapes):
 
 
 # the mistakes, each one thing changed in code that is otherwise right
-
-
-def forgets(reference, when):
-    """The reference, which accepts what it ought to refuse where `when` says so."""
-
-    def wrong(*args, **kwargs):
-        try:
-            return reference(*args, **kwargs)
-        except ValueError:
-            if when(*args, **kwargs):
-                return None
-            raise
-
-    return wrong
-
-
-def refuses_too(reference, when):
-    """The reference, which refuses valid input where `when` says so."""
-
-    def wrong(*args, **kwargs):
-        if when(*args, **kwargs):
-            raise ValueError("nobody asked for that")
-        return reference(*args, **kwargs)
-
-    return wrong
 
 
 def then(reference, change):
@@ -172,20 +148,9 @@ def below(u, edges):
     return edges[edges < u].max()
 
 
-def same(found, z):
-    """What a network answers, which has z's shape."""
-    if found.shape != z.shape:
-        raise ValueError("another shape")
-    return found
-
-
 def numbers(d, c):
     """Huber's distance of each number."""
     return (d**2 + c**2).sqrt() - c
-
-
-def per_sample(a):
-    return a.reshape(len(a), -1).mean(1)
 
 
 def loss_with(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from einops import rearrange, reduce
+from planted import copied, restarted, same
 
 from minidistill import progressive
 from minidistill.checks import column
@@ -63,13 +64,6 @@ def solve(z, z_s, t, s, schedule):
     return (sigma_t * z_s - sigma_s * z) / (alpha_s * sigma_t - alpha_t * sigma_s)
 
 
-def same_shape(answer, z):
-    """The answer, refused where it has another shape."""
-    if answer.shape != z.shape:
-        raise ValueError("another shape")
-    return answer
-
-
 def target_with(
     formula=None,
     middle=lambda t, n: (t - 0.5 / n, t - 1 / n),
@@ -84,7 +78,7 @@ def target_with(
         with torch.set_grad_enabled(not no_grad and torch.is_grad_enabled()):
             t, _, _ = progressive.grid_times(t, n)
             m, s = middle(t, n)
-            x_1 = first(same_shape(teacher(z, t.to(z.dtype)), z))
+            x_1 = first(same(teacher(z, t.to(z.dtype)), z))
             z_m = checks.step(x_1, z, t, m, schedule).to(z.dtype)
             x_2 = teacher(second_z(z, z_m), second_t(t, m).to(z.dtype))
             z_s = checks.step(x_2, z_m, m, s, schedule)
@@ -212,7 +206,7 @@ def unsnapped(teacher, z, t, n, schedule):
     grid = progressive.grid_times(t, n)
     with torch.no_grad():
         m, s = t - 0.5 / n, (t - 1 / n).clamp(min=0)
-        x_1 = same_shape(teacher(z, grid[0].to(z.dtype)), z)
+        x_1 = same(teacher(z, grid[0].to(z.dtype)), z)
         x_2 = teacher(checks.step(x_1, z, t, m, schedule).to(z.dtype), m.to(z.dtype))
         return blend()(x_1, x_2, *zip(*checks.at(schedule, z, t, m, s))).to(z.dtype)
 
@@ -241,7 +235,7 @@ def leaks_through(x_2_only):
 
     def target(teacher, z, t, n, schedule):
         t, m, s = progressive.grid_times(t, n)
-        x_1 = same_shape(teacher(z, t.to(z.dtype)), z)
+        x_1 = same(teacher(z, t.to(z.dtype)), z)
         x_2 = teacher(checks.step(x_1, z, t, m, schedule).to(z).detach(), m.to(z.dtype))
         x_1, x_2 = (x_1.detach(), x_2) if x_2_only else (x_1, x_2.detach())
         return blend()(x_1, x_2, *zip(*checks.at(schedule, z, t, m, s))).to(z.dtype)
@@ -413,7 +407,7 @@ def loss_with(
         wanted = target(teacher, z, t, n, schedule)
         found = student(*asked(z, t, n))
         if checked:
-            same_shape(found, x)
+            same(found, x)
         per_sample, lam = reduce(square(found, wanted, z, x)), log_snr(schedule, t)
         if weigh:
             at = {
@@ -457,11 +451,6 @@ def other_generator(change):
     )
 
 
-def restarted(generator):
-    """The generator as it was when it was made."""
-    return generator and torch.Generator().manual_seed(generator.initial_seed())
-
-
 def changed(loss, call):
     """A loss whose arguments, or result, are changed: call(loss, student, teacher, x, n, schedule, ...)."""
     return lambda student, teacher, x, n, schedule, weighting="snr+1", generator=None: call(
@@ -478,11 +467,6 @@ def answers_with(change):
 def built(target):
     """The target of TARGETS, in the loss."""
     return loss_with(target=TARGETS[target][0])
-
-
-def copied(generator):
-    """A generator in the state of this one, which stays where it is."""
-    return generator and torch.Generator().set_state(generator.get_state())
 
 
 def spread(answer, z):
@@ -710,7 +694,7 @@ def diffusion_with(
         t, eps = times(x, generator), noise(x, generator)
         z = mix(x, eps, t, schedule)
         found = answer(denoiser(z, asked(t)))
-        error = (same_shape(found, x) - target(x, eps, z)).square().flatten(1).mean(1)
+        error = (same(found, x) - target(x, eps, z)).square().flatten(1).mean(1)
         return weigh(error, weighting, log_snr(schedule, t))
 
     return loss
@@ -1057,7 +1041,7 @@ def in_one_buffer(teacher, z, t, n, schedule):
     """One tensor holds t and then m, and one z and then z_m."""
     t, m, s = progressive.grid_times(t, n)
     now, here = t.to(z.dtype, copy=True), z.detach().clone()
-    x_1 = same_shape(teacher(here, now).detach(), z)
+    x_1 = same(teacher(here, now).detach(), z)
     here.copy_(checks.step(x_1, here, t, m, schedule))
     now.copy_(m)
     x_2 = teacher(here, now).detach()
@@ -1081,7 +1065,7 @@ def by_determinants_in_float64(teacher, z, t, n, schedule):
     """The paper's form loses its digits in z's precision, not in float64."""
     u, m, s = (c.double() for c in progressive.grid_times(t, n))
     with torch.no_grad():
-        x_1 = same_shape(teacher(z, u.to(z.dtype)), z)
+        x_1 = same(teacher(z, u.to(z.dtype)), z)
         z_m = checks.step(x_1.double(), z.double(), u, m, schedule)
         z_s = checks.step(teacher(z_m.to(z.dtype), m.to(z.dtype)).double(), z_m, m, s, schedule)
         return solve(z.double(), z_s, u, s, schedule).to(z.dtype)
@@ -1090,7 +1074,7 @@ def by_determinants_in_float64(teacher, z, t, n, schedule):
 def quotient_by_determinants(teacher, z, t, n, schedule):
     with torch.no_grad():
         t, m, s = (c.to(z.dtype) for c in progressive.grid_times(t, n))
-        x_1 = same_shape(teacher(z, t), z)
+        x_1 = same(teacher(z, t), z)
         z_m = checks.step(x_1, z, t, m, schedule)
         return solve(z, checks.step(teacher(z_m, m), z_m, m, s, schedule), t, s, schedule)
 
@@ -1154,7 +1138,7 @@ def noise_first(student, teacher, x, n, schedule, weighting="snr+1", generator=N
     answer = student(z, t)
     with torch.no_grad():
         target = two_step_target(teacher, z, t, n, schedule)
-    error = torch.nn.functional.mse_loss(same_shape(answer, x), target, reduction="none")
+    error = torch.nn.functional.mse_loss(same(answer, x), target, reduction="none")
     return reduce(error, "b ... -> b", "mean") * progressive.weight(weighting, log_snr(schedule, t))
 
 
@@ -1165,9 +1149,9 @@ def loss_in_one_buffer(student, teacher, x, n, schedule, weighting="snr+1", gene
     t, m, s = (((i - back) / n).to(x.dtype) for back in (0, 0.5, 1))
     z = mix(x, torch.randn(x.shape, generator=generator, dtype=x.dtype), t, schedule)
     now, here = t.clone(), z.clone()
-    answer = same_shape(student(z.clone(), now), x)
+    answer = same(student(z.clone(), now), x)
     with torch.no_grad():
-        x_1 = same_shape(teacher(here, now), x)
+        x_1 = same(teacher(here, now), x)
         here.copy_(checks.step(x_1, z, t, m, schedule))
         now.copy_(m)
         target = blend()(x_1, teacher(here, now), *zip(*checks.at(schedule, z, t, m, s)))
@@ -1178,14 +1162,14 @@ def loss_in_one_buffer(student, teacher, x, n, schedule, weighting="snr+1", gene
 def noise_before_time(denoiser, x, schedule, weighting="snr+1", generator=None):
     eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     t = torch.rand(len(x), generator=generator, dtype=x.dtype).clamp(min=1e-9)
-    answer = same_shape(denoiser(mix(x, eps, t, schedule), t), x)
+    answer = same(denoiser(mix(x, eps, t, schedule), t), x)
     return progressive.weight(weighting, log_snr(schedule, t)) * (answer - x).square().flatten(1).mean(1)
 
 
 def times_in_float64(denoiser, x, schedule, weighting="snr+1", generator=None):
     t = 1 - torch.rand(len(x), generator=generator, dtype=torch.float64)
     z = mix(x, torch.randn(x.shape, generator=generator).to(x), t, schedule)
-    answer = same_shape(denoiser(z, t.to(x.dtype)), x)
+    answer = same(denoiser(z, t.to(x.dtype)), x)
     weight = progressive.weight(weighting, log_snr(schedule, t))
     return (weight * (answer - x).double().pow(2).reshape(len(x), -1).mean(1)).to(x.dtype)
 

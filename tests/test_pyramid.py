@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from planted import copied, restarted
 
 from minidistill import pyramid
 from minidistill.checks import exact
@@ -324,15 +325,6 @@ def in_place(velocity, noise, stages, steps, jumps=None, generator=None, traject
     if len(stages) == 1 and not noise.requires_grad:
         noise.copy_(found[-1] if trajectory else found)
     return found
-
-
-def seeded_again(generator):
-    return generator and torch.Generator().manual_seed(generator.initial_seed())
-
-
-def copied(generator):
-    fresh = torch.Generator()
-    return generator and fresh.set_state(generator.get_state())
 
 
 def target_with(
@@ -827,7 +819,7 @@ MISTAKES = {
         C.check_pyramid_sample, sample_with(draw=lambda z, g: torch.randn(z.shape, generator=g, dtype=torch.float64).to(z.dtype)), "For float32 noise"),
     "pyramid_sample: no noise unless given [random]": (C.check_pyramid_sample, sample_with(draw=lambda z, g: 0 * z), "here it is 0"),
     "pyramid_sample: the generator ignored [random]": (C.check_pyramid_sample, calls(generator=lambda g: None), "comes from the generator"),
-    "pyramid_sample: another generator with its seed [random]": (C.check_pyramid_sample, calls(generator=seeded_again), "does not move on"),
+    "pyramid_sample: another generator with its seed [random]": (C.check_pyramid_sample, calls(generator=restarted), "does not move on"),
     "pyramid_sample: a copy of the generator [random]": (C.check_pyramid_sample, calls(generator=copied), "does not move on"),
     "pyramid_sample: the generator seeded again [random]": (
         C.check_pyramid_sample, calls(generator=lambda g: g and g.manual_seed(g.initial_seed())), "it is seeded again"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from planted import then
 from torch.utils.flop_counter import FlopCounterMode
 
 from minidistill.checks import video as checks
@@ -275,11 +276,6 @@ def seeing(function, **how):
         return function(**given | {name: change(given[name], given) for name, change in how.items()})
 
     return wrong
-
-
-def then(function, change):
-    """The function, whose result is changed."""
-    return lambda *args, **kwargs: change(function(*args, **kwargs))
 
 
 def blocks_with(a=24, b=4):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
 
 from minidistill import matching
 from minidistill.checks import Likely, accepts, close, close_in_float32, column, exact, explained, refuses
@@ -33,7 +32,6 @@ from minidistill.checks.phased import student as fake_score
 from minidistill.checks.phased import target as unlabelled
 from minidistill.checks.phased import teacher as real_score
 from minidistill.checks.progressive import BOUNDS, FORMULAS, at, likely_losses
-from minidistill.oracle import Gaussian
 from minidistill.schedules import Schedule, cosine, edm, rectified_flow
 
 PLACES = (
@@ -77,13 +75,15 @@ def likely_places(y: Tensor, eps: Tensor, t: Tensor, schedule: Schedule) -> dict
     """What is found in the place of z, alpha y + sigma eps, and of t."""
     ((a, b),), T = at(schedule, y, t), column(t, y)
     z = a * y + b * eps
+    quarter = T * math.pi / 2
+    others = ((1 - T) * y + T * eps, y + T * eps, quarter.cos() * y + quarter.sin() * eps)
     elsewhere = (list(misread(c, y)) for c in schedule(t))
     places = each(
         ("y gets noise before a denoiser is asked: here it is y itself.", y),
         ("Noise and data are exchanged: alpha y + sigma eps.", a * eps + b * y),
         ("The time runs backwards: at t = 0 there is no noise.", T * y + (1 - T) * eps),
         ("The samples fade, too: alpha y, not y.", y + b * eps),
-        ("The schedule that is given decides: here it is another one.", (1 - T) * y + T * eps, y + T * eps),
+        ("The schedule that is given decides: here it is another one.", *others),
         ("Each sample has its own noise: here one is everybody's.", a * y + b * eps[:1]),
         (
             "Each sample has its own noise, and here it is another one's.",
@@ -232,6 +232,7 @@ def check_generate(generate=matching.generate, seed: int = 0) -> None:
 
 
 RIGHT = "(D_fake - D_real) / mean |y - D_real|, each sample by its own mean."
+KL = "A step against it must lower KL of the samples from the data, and here it raises it"
 
 
 def direction(y: Tensor, real: Tensor, fake: Tensor) -> Tensor:
@@ -246,20 +247,18 @@ def likely_directions(
     per = lambda d: column(d.flatten(1).mean(1), y)
     gap, far = fake - real, (y - real).abs()
     size, number, first = per(far), y[0].numel(), far.flatten(2).mean(2) if y.ndim > 2 else far
-    sign = f"A step against it must lower KL of the samples from the data: {off} - {to}, not the opposite."
+    sign = f"{KL}: {off} - {to}, not the opposite."
     two = f"The gap is that of two denoisers, {off} - {to}: "
     distance = f"The size is mean |y - {to}|, the distance to this answer, "
     own, mean = "Each sample has a size of its own, ", "The size is the mean of absolute values, "
     yield from each(
         (sign, -gap / size),
         (f"Each sample is divided by its mean |y - {to}|, and here by nothing.", gap),
-        (sign, -gap),
         ("The gap is divided by its size, not multiplied.", gap * size),
         (f"{two}here y stands for {to}.", (fake - y) / size),
         (f"{two}here y stands for {off}.", (y - real) / size),
         (f"{two}here is one alone.", fake / size, -real / size, real / size),
         (f"{distance}not to {off}.", gap / per((y - fake).abs())),
-        (sign, -gap / per((y - fake).abs())),
         (f"{distance}from y, not from the noisy z.", gap / per((z - real).abs())),
         (f"{distance}not to z.", gap / per((y - z).abs())),
         (f"{distance}and no distance of the two answers.", gap / per(gap.abs())),
@@ -303,29 +302,9 @@ def likely_directions(
     )
 
 
-def check_sign(move: Callable, why: str, seed: int) -> None:
-    """move(y, eps, t, real, fake, schedule): along KL's slope in the mean of the samples, not against it.
-
-    Between Gaussians of one width the gap is KL's slope, times a number above 0, in every sample.
-    """
-    g = torch.Generator().manual_seed(seed)
-    spread = torch.randn(3, 2, generator=g).double()
-    centre, data, var = exact(1.5, -1.0).requires_grad_(), exact(-0.5, 0.7), exact(0.6, 0.6)
-    for schedule, level in ((rectified_flow, 0.6), (edm, 3.0)):
-        t = exact(level).expand(6)
-        # each sample, and its mirror image
-        y = centre.detach() + torch.cat([spread, -spread])
-        eps = torch.cat([spread.flip(0), -spread.flip(0)])
-        alpha, sigma = (c[0] for c in schedule(t))
-        wide = (alpha**2 * var + sigma**2).sqrt()
-        kl = kl_divergence(Normal(alpha * centre, wide), Normal(alpha * data, wide)).sum()
-        slope = torch.autograd.grad(kl, centre)[0]
-        real, fake = (Gaussian(mean.detach(), var.diag()).denoiser(schedule) for mean in (data, centre))
-        found = accepts(lambda: move(y, eps, t, real, fake, schedule), "Samples, and two Gaussian denoisers,")
-        opposite = torch.cosine_similarity(found, slope[None], dim=1) < 1e-6 - 1
-        assert not opposite.all(), (
-            f"A step against it must lower KL of the samples from the data, and here it raises it: {why}"
-        )
+def opposite(found: Tensor, right: Tensor) -> bool:
+    """Whether every sample goes the other way, however far."""
+    return bool((torch.cosine_similarity(found.flatten(1), right.flatten(1)) < 1e-6 - 1).all())
 
 
 @torch.enable_grad()
@@ -343,7 +322,8 @@ def check_matching_gradient(matching_gradient=matching.matching_gradient, seed: 
         is_constant(found, "A direction")
         real, fake = real_score(z, t), fake_score(z, t)
         right = direction(y, real, fake)
-        explained(found, right, RIGHT, likely_directions(y, z, real, fake))
+        hint = f"{KL}: D_fake - D_real, not the opposite." if opposite(found, right) else RIGHT
+        explained(found, right, hint, likely_directions(y, z, real, fake))
 
         free = [a.clone().requires_grad_() for a in (y, z)]
         is_constant(matching_gradient(*free, t, *nets), "A direction")
@@ -352,9 +332,6 @@ def check_matching_gradient(matching_gradient=matching.matching_gradient, seed: 
         y_16, z_16, t_16 = in_half(y, z, t)
         wide = direction(*(a.double() for a in (y_16, real_score(z_16, t_16), fake_score(z_16, t_16))))
         rounded_once(matching_gradient(y_16, z_16, t_16, *nets), wide, "The direction")
-
-    move = lambda y, eps, t, *nets: matching_gradient(y, noisy(y, eps, t, nets[2]), t, *nets[:2])
-    check_sign(move, "D_fake - D_real, not D_real - D_fake.", seed)
 
     # numbers of other sizes, y close to D_real, and y that is D_real
     for size in (1000, 1e-5):
@@ -456,7 +433,7 @@ def likely_guidance(y: Tensor, z: Tensor, real: Tensor, other: Tensor, scale: fl
         (exchanged, direction(y, swapped, real), direction(y, swapped, other)),
         (f"{fake}here it is the unconditional one.", direction(y, guided, other)),
         (f"{fake}here nothing is guided.", direction(y, other, real), direction(y, real, other)),
-        (sign, -gap / size, -gap / per(y - real)),
+        (sign, -gap / size, -gap / per(y - real), -gap),
         (f"{distance}not to D_real.", gap / per(y - real)),
         (f"{distance}not to D_unconditional.", gap / per(y - other)),
         *likely_directions(y, z, guided, real, "D_guided", "D_real"),
@@ -538,13 +515,6 @@ def refuses_noise(loss: Callable, y: Tensor, eps: Tensor, last: float, why: str)
 @torch.enable_grad()
 def check_matching_loss(matching_loss=matching.matching_loss, seed: int = 0) -> None:
     """Where both are asked, the value, and gradients: in y, in a generator, and none in the two networks."""
-
-    def move(*given):
-        samples = given[0].clone().requires_grad_()
-        found = matching_loss(samples, *given[1:])
-        assert found.requires_grad, "The gradient must reach y: only its target is a constant."
-        return torch.autograd.grad(found.sum(), samples)[0]
-
     for y, eps, t, schedule in cases(seed):
         nets, knob = (Net(real_score), Net(fake_score)), torch.ones(4, dtype=y.dtype, requires_grad=True)
         made = column(knob, y) * y  # by a generator
@@ -592,6 +562,7 @@ def check_matching_loss(matching_loss=matching.matching_loss, seed: int = 0) -> 
                 (CONSTANT, free - right, free - by_size),
             ):
                 yield hint, gradient(square(free - target) / 2, free)
+            yield f"{KL}: is the gap D_real - D_fake, or the target y + gradient?", -right / n
             yield from likely_slopes(right, n)
 
         hint = "The gradient in y is the direction, divided by the numbers of a sample, and nothing else."
@@ -600,7 +571,6 @@ def check_matching_loss(matching_loss=matching.matching_loss, seed: int = 0) -> 
         close(made_by, by_hand, "The gradient must reach the generator that made y.")
         low = matching_loss(y.float(), eps.float(), t, *nets, schedule)
         close_in_float32(low.detach(), square(right) / 2, "The loss", 1e-4 if schedule is edm else 1e-5)
-    check_sign(move, "is the gap D_real - D_fake, or the target y + gradient?", seed)
     for size in (1000, 1e-4):
         nets, a, e = (Net(real_score, size), Net(fake_score, size)), size * y, size * eps
         z = noisy(a, e, t, schedule)
@@ -701,11 +671,10 @@ def check_fake_loss(fake_loss=matching.fake_loss, seed: int = 0) -> None:
 
 
 def run(who: str, n: int, events: list[str]) -> Iterator[tuple[str, int]]:
-    """A run of n updates, which notes each of them, and in capitals that it was asked for more."""
+    """A run of n updates, which notes each of them."""
     for k in range(n):
         events.append(who)
         yield who, k
-    events.append(who.upper())
 
 
 def listed(call: Callable[[], Iterator], what: str, most: int = 99) -> list:
@@ -805,7 +774,7 @@ def drifted(
     x: Tensor,
     temperature: float,
     distance: Callable[[Tensor], Tensor] = lambda d: d / d.mean(),
-    itself: float = 1e6,
+    itself: float = 1e4,
     near: Callable[[Tensor, Tensor], Tensor] = floor,
     softmax: Callable[[Tensor, int], Tensor] = torch.softmax,
     force: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda push, pull, way: torch.einsum(
@@ -815,8 +784,8 @@ def drifted(
     """The sum over samples j and data k of push_ij pull_ik (x_k - y_j), with all that people change in it."""
     a, b = y.flatten(1), x.flatten(1)
     apart = distance((a[:, None] - torch.cat([a, b])).norm(dim=2))
-    apart = apart + itself * torch.eye(*apart.shape, dtype=y.dtype)
-    push, pull = near(*(softmax(-apart / temperature, k) for k in (1, 0))).split([len(a), len(b)], 1)
+    logits = -apart / temperature - itself * torch.eye(*apart.shape, dtype=y.dtype)
+    push, pull = near(*(softmax(logits, k) for k in (1, 0))).split([len(a), len(b)], 1)
     return force(push, pull, b - a[:, None]).reshape(y.shape)
 
 
@@ -900,6 +869,11 @@ def likely_drifts(y: Tensor, x: Tensor, temperature: float) -> Likely:
         ("The drift is the way, and not where it leads.", y + right),
         *((hint, change(force=force)) for hint, force in each(*forces)),
         ("A sample does not push itself: leave it out of both softmaxes.", change(itself=0)),
+        (
+            "A sample does not push itself, at any temperature: it is left out by a large number, which is "
+            "not divided by the temperature.",
+            *(change(itself=a / temperature) for a in (1, 10, 20, 50, 100)),
+        ),
         *((hint, change(near=near)) for hint, near in each(*affinities)),
         (halves, change(softmax=split_softmax)),
         (halves, change(softmax=lambda u, k: split_softmax(u, k) if k == 1 else u.softmax(k))),
@@ -918,6 +892,9 @@ def likely_drifts(y: Tensor, x: Tensor, temperature: float) -> Likely:
     )
 
 
+ONE_PLACE = "Samples and data that are all in one place"
+
+
 def rings(seed: int) -> tuple[Tensor, Tensor]:
     """Samples and data, evenly on one circle, each in the middle between two of the other kind."""
     turn = exact(0.3 + seed) + math.pi / 8 * torch.arange(16).double()
@@ -927,7 +904,7 @@ def rings(seed: int) -> tuple[Tensor, Tensor]:
 
 @torch.enable_grad()
 def check_drift(drift=matching.drift, seed: int = 0) -> None:
-    """Towards far data, not inwards where nothing is to be done, by pairs, constant, and what is refused."""
+    """Far data, one circle, one point; by pairs, at all temperatures; constant; and what is refused."""
     g = torch.Generator().manual_seed(seed)
     y, x = float32_numbers(2, 5, 3, generator=g)
     far = exact(30.0, -30.0, 30.0)
@@ -952,7 +929,7 @@ def check_drift(drift=matching.drift, seed: int = 0) -> None:
     for k, (dims, (n, m)) in enumerate(itertools.product(DIMS, sizes)):
         y, x = (2 * float32_numbers(b, *dims, generator=g) for b in (n, m))
         x = x + 0.5
-        temperature = (None, 0.05, 1, 0.5)[k % 4]
+        temperature = (None, 0.05, 1, 0.5, 20)[k % 5]
         settings, temperature = () if temperature is None else (temperature,), temperature or 0.2
         what = f"{n} samples, {m} of data, each of shape {dims}, at temperature {temperature}"
         found = answer_of(lambda: drift(y, x, *settings), (y, x), (), what)
@@ -963,7 +940,7 @@ def check_drift(drift=matching.drift, seed: int = 0) -> None:
         )
         hint = f"The sum over samples and data of push pull (x - y), for {what}."
         explained(found, drifted(y, x, temperature), hint, likely_drifts(y, x, temperature), 1e-9)
-        if k % 4 == 0:
+        if not settings:
             free = (a.clone().requires_grad_() for a in (y, x))
             is_constant(drift(*free), "A drift")
             for size in (1000, 1e-3):
@@ -971,13 +948,19 @@ def check_drift(drift=matching.drift, seed: int = 0) -> None:
             close_in_float32(drift(y.float(), x.float()), drifted(y, x, 0.2), "The drift")
             low = [*in_half(y, x)]
             rounded_once(drift(*low), drifted(*(a.double() for a in low), 0.2), "The drift", 1e-5)
+    here = torch.ones(3, 2).double()
+    found = accepts(lambda: drift(here, here[:2]), ONE_PLACE)
+    assert found.isfinite().all(), (
+        "nan or inf, where all points coincide: their mean distance is 0, and divides. Keep it above 0."
+    )
+    close(found, 0 * here, f"{ONE_PLACE} have nowhere to go: the drift is 0.")
     for temperature in (0, -0.2, math.nan, math.inf):
         refuses(lambda: drift(y, x, temperature), f"A temperature of {temperature} must be refused.")
     refuses_data(drift, g)
 
 
 def refuses_data(call: Callable[[Tensor, Tensor], object], g: torch.Generator) -> None:
-    """call(y, x) refuses data whose points have another shape, and none at all."""
+    """call(y, x) refuses data whose points have another shape, none at all, and what is not finite."""
     y, x = float32_numbers(2, 4, 2, 3, generator=g)
     wrong = [other for other in other_shapes(x) if other.shape[1:] != x.shape[1:]]
     for other in (*wrong, x.flatten(1), x.reshape(4, 3, 2)):
@@ -985,13 +968,18 @@ def refuses_data(call: Callable[[Tensor, Tensor], object], g: torch.Generator) -
         refuses(lambda: call(y, other), f"Data of shape {size} must be refused: points of another shape.")
     for pair in ((y[:0], x), (y, x[:0])):
         refuses(lambda: call(*pair), "No samples, or no data, must be refused.")
+    for bad, k in itertools.product((math.nan, math.inf), (0, 1)):
+        pair = [y.clone(), x.clone()]
+        pair[k][2, 0, 1] = bad
+        what = ("a sample", "the data")[k]
+        refuses(lambda: call(*pair), f"{bad} in {what} must be refused, also one among many numbers.")
 
 
 @torch.enable_grad()
 def check_drifting_loss(drifting_loss=matching.drifting_loss, seed: int = 0) -> None:
     """The square of the drift, each temperature, and the gradient in y, through nothing but the distance."""
     g = torch.Generator().manual_seed(seed)
-    for dims, m, temperature in zip(DIMS, (6, 3, 4, 1), (None, 0.5, 0.05, 1)):
+    for dims, m, temperature in zip(DIMS, (6, 3, 9, 1), (None, 20, 0.05, 1)):
         y, x = (2 * float32_numbers(b, *dims, generator=g) for b in (4, m))
         free, data = y.clone().requires_grad_(), (x + 0.5).requires_grad_()
         settings, temperature = () if temperature is None else (temperature,), temperature or 0.2
@@ -1029,6 +1017,9 @@ def check_drifting_loss(drifting_loss=matching.drifting_loss, seed: int = 0) -> 
             close(drifting_loss(size * y, size * x, temperature) / size**2, square(way), LOUD, 1e-9, 1e-9)
         low = drifting_loss(y.float(), x.float(), temperature)
         close_in_float32(low, square(way), "The loss")
+    here = torch.ones(4, 2).double()
+    found = accepts(lambda: drifting_loss(here, here), ONE_PLACE)
+    close(found, 0 * here[:, 0], f"{ONE_PLACE} have nowhere to go: the loss is 0.")
     low = [*in_half(y + 64, x + 64)]  # in bfloat16 such a y would not move
     right = square(drifted(*(a.double() for a in low), 0.2))
     rounded_once(drifting_loss(*low), right, "The loss", 1e-5, 0.05)
