@@ -252,6 +252,7 @@ def nine_modes() -> ProductMixture:
 
 
 def run_to_the_end(run: Iterator, total: int, title: str) -> None:
+    """Trains, with a bar."""
     for _ in tqdm(run, total=total, desc=title):
         pass
 

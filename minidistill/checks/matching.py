@@ -157,6 +157,7 @@ def rounded_once(
 
 
 def in_half(*tensors: Tensor) -> Iterator[Tensor]:
+    """The tensors in bfloat16, which has half of float32's bits."""
     return (a.bfloat16() for a in tensors)
 
 
