@@ -20,6 +20,7 @@ Time = Float[Tensor, " b"]  # one time for each sample in the batch
 Batch = Float[Tensor, "b *d"]  # points, images, videos: any axes after the batch
 Schedule = Callable[[Time], tuple[Time, Time]]
 Generator = torch.Generator | None  # None: torch's own random numbers
+Net = Callable[..., object]  # a stranger's network, which answers with a tensor, or something that has one
 Number, Whole = need.Number, need.Whole
 
 
@@ -119,12 +120,43 @@ def ask_at(
     answer = model(z, *times, **conditioning)
     if not isinstance(answer, Tensor) or not answer.is_floating_point():
         got = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
-        raise ValueError(f"the network returned {got}, not a float tensor of z's shape {tuple(z.shape)}")
+        where = ": a network of another library is read by pretrained.py" if hasattr(answer, "sample") else ""
+        raise ValueError(
+            f"the network returned {got}, not a float tensor of z's shape {tuple(z.shape)}{where}"
+        )
     if answer.shape != z.shape:
         raise ValueError(f"the network returned shape {tuple(answer.shape)} for z of shape {tuple(z.shape)}")
     if any(a._version != version for a, version in given):
         raise ValueError("the model changed its input in place: z, t and conditioning must stay as they are")
     return answer if answer.dtype == z.dtype else answer.to(z.dtype)
+
+
+def ask_stranger(net: Net, z: Batch, t: Time, clock: Time, /, **conditioning) -> Batch:
+    """net(z, clock), in z's dtype: the answer itself, its `sample`, or the first of a tuple.
+
+    clock: t as the network is told it. A network that has a `dtype` is given z in that. Raises ValueError for
+    a pipeline in the network's place, z in half precision, which cannot tell 1000 times apart, class_labels
+    without classes, twice the channels (a learned variance), and as `ask` does.
+    """
+    if not callable(net) or hasattr(net, "scheduler"):
+        raise ValueError(f"needed: a network, as pipe.unet or pipe.transformer, got {type(net).__name__}")
+    if z.dtype != wide(z.dtype):
+        raise ValueError(
+            f"z must be float32 or float64, got {z.dtype}: only the network may be in half precision"
+        )
+    if "class_labels" in conditioning and getattr(net, "class_embedding", net) is None:
+        raise ValueError("class_labels are given, and this network was made without classes")
+
+    def unpacked(z: Batch, t: Time, **conditioning) -> Tensor:
+        said = net(z.to(getattr(net, "dtype", z.dtype)), clock.to(z.dtype), **conditioning)
+        said = said[0] if isinstance(said, tuple) else getattr(said, "sample", said)
+        if isinstance(said, Tensor) and said.numel() == 2 * z.numel():
+            raise ValueError(
+                "twice the channels, a learned variance: wrap the network, to give the first half"
+            )
+        return said
+
+    return ask(unpacked, z, t, None, **conditioning)
 
 
 def mean_square(answer: Batch, target: Batch) -> Time:

@@ -214,7 +214,8 @@ def ect_loss(
 ) -> Time:
     """Consistency training between t and ect_mapping(t, a), weighted: (b,). Times are EDM's, t = sigma.
 
-    Raises ValueError for t = 0, and as its parts do.
+    A denoiser of another schedule is given as pretrained.rescheduled(f, schedule, edm). Raises ValueError for
+    t = 0, and as its parts do.
     """
     s = ect_mapping(t, a, q, k, b)
     weight = ect_weight(weighting, t.to(need.wide(t.dtype)), s.to(need.wide(t.dtype)), data_std)

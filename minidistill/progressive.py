@@ -29,7 +29,7 @@ from minidistill import need
 from minidistill.asking import Generator, Number, Whole, ask, mean_square, read
 from minidistill.parameterization import Denoiser
 from minidistill.samplers import ddim_step
-from minidistill.schedules import Batch, Schedule, Time, coefficients, like, log_snr, mix, randn_like
+from minidistill.schedules import Batch, Schedule, Time, coefficients, edm, like, log_snr, mix, randn_like
 
 
 def grid_times(t: Time, n: Whole) -> tuple[Time, Time, Time]:
@@ -141,10 +141,12 @@ def diffusion_loss(
     Salimans & Ho (2022), algorithm 1. Mean over each sample, weighted; no clipping. The times are t, or
     uniform without it. They and the noise are drawn for each sample on its own, from the generator, which
     alone decides, or from torch's. Raises ValueError for an unknown weighting, for times that are not one
-    for each sample, and for an answer of another shape than x.
+    for each sample, for edm without times, and for an answer of another shape than x.
     """
     need.samples(x=x)
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
+    if t is None and schedule is edm:
+        raise ValueError("edm's time is sigma, beyond 1, too: pass t, such as consistency.lognormal_times(b)")
 
     if t is None:  # rand can be 0, where the weight is infinite, but never 1
         t = 1 - torch.rand(x.shape[:1], generator=generator, dtype=need.wide(x.dtype), device=x.device)
@@ -175,10 +177,13 @@ def progressive_loss(
 
     Salimans & Ho (2022), algorithm 2. i = 1, ..., n: t = 1 is trained, since sampling starts there, and t = 0
     is not. Mean over each sample, weighted; no clipping. The data is only used to make z_t. i and the noise
-    are drawn for each sample on its own, from the generator, which alone decides, or from torch's.
+    are drawn for each sample on its own, from the generator, which alone decides, or from torch's. Raises
+    ValueError for edm, whose noisy end is not 1: take lambda t: edm(80 * t**7), and `pretrained.rescheduled`.
     """
     need.samples(x=x)
     n = need.whole("n", n, why=", the student's steps")
+    if schedule is edm:
+        raise ValueError("edm's time is sigma, and i / n ends at 1: take lambda t: edm(80 * t**7) for it")
     weight(weighting, x.new_zeros(1))  # refuses an unknown weighting before any work is done
 
     i = torch.randint(1, n + 1, x.shape[:1], generator=generator, device=x.device)

@@ -17,6 +17,7 @@ tensor([1.0000, 0.7071, 0.0000])
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -164,6 +165,25 @@ def log_snr(schedule: Schedule, t: Time) -> Time:
     return (2 * (alpha.log() - sigma.log())).to(t.dtype)
 
 
+@torch.no_grad()
+def time_of(schedule: Schedule, alpha: Time, sigma: Time, end: Number = 1.0) -> Time:
+    """When the schedule has this sigma / alpha: its inverse, at most `end`. A constant, in alpha's dtype.
+
+    sigma / alpha of the schedule rises. Raises ValueError unless end is above 0 and a time of the schedule.
+    """
+    end = need.number("end", end, above=0)
+    # on the processor: not every device has float64
+    a, s = (c.cpu().to(torch.float64)[:, None] for c in (alpha, sigma))
+    low, high = torch.zeros_like(a), torch.full_like(a, end)
+    parts = torch.linspace(0, 1, 65, dtype=torch.float64, device="cpu")
+    for _ in range(10):  # each looks at 65 times at once, and keeps one part in 64
+        times = low + (high - low) * parts
+        alphas, sigmas = (c.reshape(times.shape) for c in read(schedule, times.flatten()))
+        before = (sigmas * a <= s * alphas).sum(1, keepdim=True).clamp(1, 64)
+        low, high = times.gather(1, before - 1), times.gather(1, before)
+    return high[:, 0].to(alpha)
+
+
 def beta_table(kind: str, n: Whole = 1000) -> Float[Tensor, " n"]:
     """The betas of a DDPM table in float64; alpha_bar = cumprod(1 - beta).
 
@@ -218,6 +238,23 @@ def time_grid(
     steps, end = need.whole("steps", steps), need.number("end", end, least=0)
     start = need.number("start", start, above=end, why=": time runs from noise to data")
     return torch.linspace(start, end, steps + 1, dtype=dtype)
+
+
+def table_times(
+    indices: Sequence[Number] | Tensor, table: Whole = 1000, end: Number = 0.0
+) -> Float[Tensor, " n"]:
+    """Where a scheduler's `timesteps` stand: (index + 1) / table of each, then the end.
+
+    The names are diffusers'. The end is 0, or 1 / table with set_alpha_to_one = False. Trailing spacing is
+    time_grid(n). Raises ValueError unless the indices are whole, in the table, and fall, to above the end.
+    """
+    indices = torch.as_tensor(indices, dtype=torch.float64, device="cpu")
+    need.each("indices", indices, indices, 0, need.whole("table", table) - 1)
+    if (indices != indices.round()).any():
+        raise ValueError(f"do the steps divide {table}? It has no index {indices.tolist()!s:.60}")
+    times = torch.cat([(indices + 1) / table, indices.new_tensor([need.number("end", end, least=0)])])
+    need.ordered("times", times, 1)
+    return times.to(torch.get_default_dtype())
 
 
 def karras_sigmas(
