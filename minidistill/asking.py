@@ -6,6 +6,7 @@ for an answer that would otherwise be broadcast or carried on.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -134,9 +135,9 @@ def ask_at(
 def ask_stranger(net: Net, z: Batch, t: Time, clock: Time, /, **conditioning) -> Batch:
     """net(z, clock), in z's dtype: the answer itself, its `sample`, or the first of a tuple.
 
-    clock: t as the network is told it. A network that has a `dtype` is given z in that. Raises ValueError for
-    a pipeline in the network's place, z in half precision, which cannot tell 1000 times apart, class_labels
-    without classes, twice the channels (a learned variance), and as `ask` does.
+    clock: t as the network is told it, by the name `timestep` where it has one. A network that has a `dtype` is
+    given z in that. Raises ValueError for a pipeline in the network's place, z in half precision, which cannot
+    tell 1000 times apart, class_labels without classes, a learned variance, and as `ask` does.
     """
     if not callable(net) or hasattr(net, "scheduler"):
         raise ValueError(f"needed: a network, as pipe.unet or pipe.transformer, got {type(net).__name__}")
@@ -147,8 +148,12 @@ def ask_stranger(net: Net, z: Batch, t: Time, clock: Time, /, **conditioning) ->
     if "class_labels" in conditioning and getattr(net, "class_embedding", net) is None:
         raise ValueError("class_labels are given, and this network was made without classes")
 
+    # the second argument of some transformers is the text
+    by_name = isinstance(net, torch.nn.Module) and "timestep" in inspect.signature(net.forward).parameters
+
     def unpacked(z: Batch, t: Time, **conditioning) -> Tensor:
-        said = net(z.to(getattr(net, "dtype", z.dtype)), clock.to(z.dtype), **conditioning)
+        told, z = clock.to(z.dtype), z.to(getattr(net, "dtype", z.dtype))
+        said = net(z, timestep=told, **conditioning) if by_name else net(z, told, **conditioning)
         said = said[0] if isinstance(said, tuple) else getattr(said, "sample", said)
         if isinstance(said, Tensor) and said.numel() == 2 * z.numel():
             raise ValueError(

@@ -61,8 +61,8 @@ def table_denoiser(
 def flow_denoiser(net: Net, scale: Number = 1000.0, **conditioning) -> Read:
     """A flow's network, eps - x, asked at scale t. A shift belongs to the grid of times, never to this clock.
 
-    scale is 1 for Flux and Qwen-Image, which multiply themselves. Raises ValueError unless it is above 0:
-    where time or sign is reversed, as in Mochi and Z-Image, wrap the network.
+    scale is 1 for Flux, Qwen-Image and others that multiply it themselves. Raises ValueError unless it is
+    above 0: where time or sign is reversed, as in Mochi and Z-Image, wrap the network.
     """
     scale = need.number("scale", scale, above=0)
 
@@ -101,9 +101,7 @@ def edm_denoiser(
 def from_scheduler(net: Net, scheduler: object, clip: Number | None = None, **conditioning) -> Read:
     """The reader that the config of diffusers' scheduler asks for, by its names; clip is for tables. Raises
     ValueError, with the reason, for what no denoiser can follow, and for what is not known here."""
-    family, settings = read_config(scheduler)
-    if family == "flow" and type(net).__name__.startswith(("Flux", "QwenImage", "ZImage")):
-        raise ValueError("this network has a clock of its own: see flow_denoiser; ZImage's runs backwards")
+    family, settings = read_config(scheduler, type(net).__name__)
     if clip is not None and family != "table":
         raise ValueError("clip is for the x_hat of a table")
     settings |= conditioning if clip is None else {"clip": clip, **conditioning}

@@ -20,11 +20,14 @@ REFUSED = {
     ("variance_type", "learned"): "wrap the network, to give its first half, and say fixed_small",
     ("variance_type", "learned_range"): "wrap the network, to give its first half, and say fixed_small",
 }
+# networks whose pipelines divide the time of the scheduler by 1000
+OWN_CLOCKS = ("Flux", "QwenImage", "Chroma", "AuraFlow", "LongCatImage", "OvisImage", "ZImage")
 
 
-def read_config(scheduler: object) -> tuple[str, dict]:
+def read_config(scheduler: object, network: str = "") -> tuple[str, dict]:
     """Which reader of pretrained.py fits, "table", "flow" or "edm", and its settings.
 
+    network: the name of its class, since a scheduler does not know who multiplies the time.
     clip_sample is not followed: it clamps x_hat and keeps the old eps, as no denoiser's DDIM does. Raises
     ValueError, with the reason, for what no denoiser can follow, and for what is not known here.
     """
@@ -33,6 +36,10 @@ def read_config(scheduler: object) -> tuple[str, dict]:
         if config.get(name) == value and (name != "timestep_spacing" or "set_alpha_to_one" in config):
             raise ValueError(f"{name} = {value!r}: {reason}")
     kind = config.get("prediction_type", "flow_prediction" if "shift" in config else None)
+    if kind == "flow_prediction" and network.startswith(OWN_CLOCKS):
+        raise ValueError(
+            f"{network} has its own clock: flow_denoiser(net, scale=1); ZImage's runs backwards, too"
+        )
     if kind == "flow_prediction":
         return "flow", {"scale": config["num_train_timesteps"]}
     if "sigma_data" in config and kind is None:  # a consistency model
