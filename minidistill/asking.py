@@ -135,9 +135,9 @@ def ask_at(
 def ask_stranger(net: Net, z: Batch, t: Time, clock: Time, /, **conditioning) -> Batch:
     """net(z, clock), in z's dtype: the answer itself, its `sample`, or the first of a tuple.
 
-    clock: t as the network is told it, by the name `timestep` where it has one. A network that has a `dtype` is
-    given z in that. Raises ValueError for a pipeline in the network's place, z in half precision, which cannot
-    tell 1000 times apart, class_labels without classes, a learned variance, and as `ask` does.
+    clock: t as the network is told it, by the name `timestep` where it has that. A network with a `dtype` is
+    given z in it. Raises ValueError for a pipeline in the network's place, for z in half precision, which
+    cannot tell 1000 times apart, class_labels without classes, a learned variance, and as `ask` does.
     """
     if not callable(net) or hasattr(net, "scheduler"):
         raise ValueError(f"needed: a network, as pipe.unet or pipe.transformer, got {type(net).__name__}")

@@ -91,7 +91,7 @@ def edm_denoiser(
 
     def denoiser(z: Batch, t: Time) -> Batch:
         need.each("sigma", t, z, above=0, why=": the network is told its logarithm")
-        c_skip, c_out, c_in = (like(c, z) for c in boundary(t, data_std, t_min))
+        c_skip, c_out, c_in = (like(c, z).to(z.dtype) for c in boundary(t, data_std, t_min))
         return c_skip * z + sign * c_out * ask_stranger(net, c_in * z, t, scale * t.log(), **conditioning)
 
     denoiser.predicts = "x"
@@ -119,10 +119,10 @@ def rescheduled(
     end = need.number("end", (80 if source is edm else 1) if end is None else end, above=0)
 
     def moved(z: Batch, t: Time) -> Batch:
-        alpha, sigma = coefficients(target, t, z)
+        alpha, sigma = (c.detach() for c in coefficients(target, t, z))
         u = time_of(source, alpha.flatten(), sigma.flatten(), end)
         scale = torch.hypot(*coefficients(source, u, z)) / torch.hypot(alpha, sigma)
-        return ask(denoiser, scale * z, u, "x")
+        return ask(denoiser, scale * z, u, "x").to(z.dtype)
 
     moved.predicts = "x"
     return moved

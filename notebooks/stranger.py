@@ -18,9 +18,7 @@ from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 TABLES = {
-    "v": dict(
-        prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2", rescale_betas_zero_snr=True
-    ),
+    "v": dict(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2", rescale_betas_zero_snr=True),
     "eps": dict(prediction_type="epsilon", beta_schedule="linear"),
 }
 

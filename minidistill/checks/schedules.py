@@ -475,6 +475,80 @@ def check_log_snr(log_snr=schedules.log_snr, seed: int = 0) -> None:
     close(slope, -2 / (t * (1 - t)), "backward() must find d log SNR / dt: nothing is detached.")
 
 
+def check_time_of(time_of=schedules.time_of, seed: int = 0) -> None:
+    """Closed forms, tables by their chords, more noise than there is, no noise, and dtypes."""
+    t = times(seed)
+    table = (1 - torch.linspace(1e-3, 0.2, 50, dtype=torch.float64)).cumprod(0)
+    bent = schedules.tabulated(table)
+    for schedule, at, inverse in (
+        (schedules.edm, 0.9 * t, lambda level: level),
+        (schedules.rectified_flow, t, lambda level: level / (1 + level)),
+        (schedules.cosine, t, lambda level: torch.atan(level) / HALF),
+        (schedules.linear_beta, t, None),
+        (schedules.sigmoid, t, None),
+        (schedules.shifted(schedules.rectified_flow, 3.0), t, lambda level: level / (3 + level)),
+        (bent, t, None),
+        (bent, exact(*range(1, 51)) / 50, None),
+    ):
+        alpha, sigma = schedule(at)
+        right, level = at if inverse is None else inverse(sigma / alpha), sigma / alpha
+        for size in (1.0, 3.0, 0.2):  # the ratio alone matters
+            a, s = size * alpha, size * sigma
+            before = a.clone(), s.clone()
+            found = accepts(lambda: time_of(schedule, a, s), f"Every ratio of {schedule.__name__}")
+            assert torch.equal(a, before[0]) and torch.equal(s, before[1]), "alpha and sigma must stay."
+            what = "It is the time at which the schedule has this sigma / alpha"
+            likely = {
+                f"{what}: here it is alpha / sigma, time runs backwards.": 1 - right,
+                f"{what}: here it is the ratio itself.": level.clamp(max=1),
+                f"{what}, whatever their size is: here it looks at sigma alone.": s,
+                f"{what} on this schedule: here it is that of a straight line.": level / (1 + level),
+                f"{what} on this schedule: here it is that of the cosine.": torch.atan(level) / HALF,
+                f"{what}: here it is the next entry of the table.": (50 * right - 1e-9).ceil() / 50,
+                f"{what}: here it is the entry of the table before.": (50 * right + 1e-9).floor() / 50,
+                f"{what}: here it is the nearest entry of the table.": (50 * right).round() / 50,
+                f"{what}: here it is the time of another ratio.": right.flip(0),
+            }
+            explained(found, right, f"{what}.", likely, 1e-9)
+            assert not found.requires_grad, "The time is a constant."
+    ones = torch.ones(3, dtype=torch.float64)
+    for schedule, end, levels, wanted in (
+        (schedules.edm, 80, exact(79.0, 80.0, 200.0), exact(79, 80, 80)),
+        (schedules.edm, 0.5, exact(0.4, 0.5, 3.0), exact(0.4, 0.5, 0.5)),
+        (schedules.edm, 500.0, exact(80.0, 499.0, 1e6), exact(80, 499, 500)),
+        (schedules.edm, None, exact(0.5, 2.0, 80.0), exact(0.5, 1, 1)),
+        (schedules.rectified_flow, None, exact(3.0, 1e12, 1.0), exact(0.75, 1, 0.5)),
+        (schedules.rectified_flow, 0.5, exact(3.0, 1e12, 0.25), exact(0.5, 0.5, 0.2)),
+        (schedules.linear_beta, None, exact(160.0, 1e6, 200.0), exact(1, 1, 1)),
+        (bent, None, exact(300.0, 1e6, 1e3), exact(1, 1, 1)),
+    ):
+        more = {} if end is None else {"end": end}
+        found = accepts(lambda: time_of(schedule, ones, levels, **more), f"More noise than at end = {end}")
+        likely = {
+            "end is 1 unless it is given, and here it is 80.": levels.clamp(max=80.0),
+            "end is ignored.": time_of(schedule, ones, levels) if end != 1 else found,
+        }
+        hint = f"end = {end}: more noise than there is at the end counts as the end, exactly."
+        explained(found, wanted, hint, likely, 1e-9)
+    for schedule in (schedules.cosine, schedules.rectified_flow, schedules.edm, bent):
+        found = time_of(schedule, ones, 0 * ones)
+        close(found, 0 * ones, "Without noise it is time 0.", 1e-12)
+        assert (found >= 0).all(), "Without noise it is time 0, never below."
+    for schedule in (schedules.cosine, schedules.rectified_flow):
+        found = time_of(schedule, 0 * ones, ones)
+        close(found, ones, "Without signal it is the end: alpha = 0 is no division by 0.", 0.0, 0.0)
+    follows = ones.clone().requires_grad_()
+    found = time_of(schedules.cosine, follows, ones)
+    assert not found.requires_grad, "The time is a constant, also where alpha has a gradient."
+    alpha, sigma = schedules.cosine(t)
+    keeps_float32(time_of(schedules.cosine, alpha.float(), sigma.float()), t, "The time")
+    for bad in (0, 0.0, -1.0, math.nan, math.inf):
+        refuses(lambda: time_of(schedules.cosine, ones, ones, bad), f"end = {bad} must be refused: above 0.")
+    hint = "end = 2 must be refused, where the schedule ends at 1, whatever alpha and sigma are."
+    for level in (ones, 0 * ones, 1e6 * ones):
+        refuses(lambda: time_of(schedules.cosine, ones, level, 2.0), hint)
+
+
 def check_mix(mix=schedules.mix, seed: int = 0) -> None:
     """Sample by sample, in shapes that hide no broadcast."""
     g, t = torch.Generator().manual_seed(seed), torch.cat([times(seed, 2), exact(0, 1)])
