@@ -132,6 +132,11 @@ def ask_at(
     return answer if answer.dtype == z.dtype else answer.to(z.dtype)
 
 
+def inner(net: Net) -> Net:
+    """The network within the wrapper of torch.compile or of data parallelism."""
+    return getattr(net, "_orig_mod", getattr(net, "module", net))
+
+
 def ask_stranger(net: Net, z: Batch, t: Time, clock: Time, /, **conditioning) -> Batch:
     """net(z, clock), in z's dtype: the answer itself, its `sample`, or the first of a tuple.
 
@@ -145,14 +150,17 @@ def ask_stranger(net: Net, z: Batch, t: Time, clock: Time, /, **conditioning) ->
         raise ValueError(
             f"z must be float32 or float64, got {z.dtype}: only the network may be in half precision"
         )
-    if "class_labels" in conditioning and getattr(net, "class_embedding", net) is None:
+    if "class_labels" in conditioning and getattr(inner(net), "class_embedding", net) is None:
         raise ValueError("class_labels are given, and this network was made without classes")
 
     # the second argument of some transformers is the text
-    by_name = isinstance(net, torch.nn.Module) and "timestep" in inspect.signature(net.forward).parameters
+    module = inner(net)
+    by_name = (
+        isinstance(module, torch.nn.Module) and "timestep" in inspect.signature(module.forward).parameters
+    )
 
     def unpacked(z: Batch, t: Time, **conditioning) -> Tensor:
-        told, z = clock.to(z.dtype), z.to(getattr(net, "dtype", z.dtype))
+        told, z = clock.to(z.dtype), z.to(getattr(module, "dtype", z.dtype))
         said = net(z, timestep=told, **conditioning) if by_name else net(z, told, **conditioning)
         said = said[0] if isinstance(said, tuple) else getattr(said, "sample", said)
         if isinstance(said, Tensor) and said.numel() == 2 * z.numel():

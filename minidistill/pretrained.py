@@ -4,7 +4,7 @@ A stranger is three things: what it predicts, its clock (how it is told the time
 
     a table: DDPM, Stable Diffusion    eps, v or x    n t - 1           tabulated(alpha_bar)
     a flow: SD3, HunyuanVideo, Wan     eps - x        1000 t            rectified_flow
-    EDM, consistency models            F(z / r)       log(sigma) / 4    edm
+    EDM                                F(z / r)       log(sigma) / 4    edm
 
 A reader returns (denoiser, schedule), which belong together, and hands `conditioning` to the network, which
 stays what it is: train it through the denoiser, save it as its own library does.
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minidistill import need
-from minidistill.asking import Batch, Net, Number, Time, ask, ask_stranger
+from minidistill.asking import Batch, Net, Number, Time, ask, ask_stranger, inner
 from minidistill.consistency import boundary
 from minidistill.parameterization import Denoiser, convert
 from minidistill.scheduler_configs import read_config
@@ -85,7 +85,7 @@ def edm_denoiser(
     """EDM's F(z / r, scale log sigma), r^2 = sigma^2 + data_std^2. Karras et al. (2022), table 1.
 
     sign -1: it says -F, as CosXL. scale 250, t_min 0.002: a consistency model. Times are sigma, and start at
-    80 times the noise. Raises ValueError at sigma = 0, which has no logarithm.
+    EDM's 80 or the scheduler's sigma_max. Raises ValueError at sigma = 0, which has no logarithm.
     """
     sign, scale = need.number("sign", sign), need.number("scale", scale, above=0)
 
@@ -99,13 +99,15 @@ def edm_denoiser(
 
 
 def from_scheduler(net: Net, scheduler: object, clip: Number | None = None, **conditioning) -> Read:
-    """The reader that the config of diffusers' scheduler asks for, by its names; clip is for tables. Raises
-    ValueError, with the reason, for what no denoiser can follow, and for what is not known here."""
-    family, settings = read_config(scheduler, type(net).__name__)
+    """The reader that the config of diffusers' scheduler asks for, by its names; clip is for tables. A
+    transformer that is not known is asked at 1000 t: compare it with its pipeline. Raises ValueError, with
+    the reason, for what no denoiser can follow, and for what is not known here."""
+    family, settings = read_config(scheduler, type(inner(net)).__name__)
     if clip is not None and family != "table":
         raise ValueError("clip is for the x_hat of a table")
-    settings |= conditioning if clip is None else {"clip": clip, **conditioning}
-    return {"table": table_denoiser, "flow": flow_denoiser, "edm": edm_denoiser}[family](net, **settings)
+    settings |= {} if clip is None else {"clip": clip}
+    reader = {"table": table_denoiser, "flow": flow_denoiser, "edm": edm_denoiser}[family]
+    return reader(net, **settings, **conditioning)
 
 
 def rescheduled(
@@ -114,7 +116,7 @@ def rescheduled(
     """The denoiser of `source` on target's times: asked where the SNR is the same, at z of that size.
 
     Then ECT runs on a table, rescheduled(d, schedule, edm), and phases, on rectified_flow. More noise than
-    source's `end` (80 for edm, 1 else) counts as the end. No gradient passes to t.
+    source's `end` (80 for edm, or the scheduler's sigma_max; 1 else) counts as it. No gradient passes to t.
     """
     end = need.number("end", (80 if source is edm else 1) if end is None else end, above=0)
 

@@ -34,7 +34,7 @@ from minidistill.checks.schedules import check_time_of
 from minidistill.consistency import ect_loss
 from minidistill.lcm import lcm_loss
 from minidistill.oracle import ProductMixture
-from minidistill.parameterization import as_velocity, convert
+from minidistill.parameterization import as_velocity, convert, guided
 from minidistill.phased import phase_grid, phased_loss, phased_sample
 from minidistill.pretrained import (
     edm_denoiser,
@@ -1479,6 +1479,30 @@ def test_a_student_of_a_flow_solver_goes_back(diffusers, unet, name):
         agree(*both(unet, student, getattr(diffusers, name)(**settings), phase_grid(4, 3.0).flip(0)))
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_student_of_edm_goes_back(diffusers, unet, kind):
+    teacher, times = diffusers.EDMEulerScheduler(prediction_type=kind), 80 * time_grid(4) ** 7
+    found, theirs = both(unet, "progressive", teacher, times, 80 * START)
+    agree(found, theirs)
+
+
+def test_a_solver_of_flows_leaves_no_switch_behind(diffusers):
+    """Some pipelines drop the sigmas that they are given where the config says use_flow_sigmas."""
+    teacher = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    scheduler, settings = to_scheduler("phased", teacher, phase_grid(2, 3.0).flip(0))
+    assert "use_flow_sigmas" not in scheduler.config and settings["sigmas"] == pytest.approx([1.0, 0.5])
+
+
+def test_compiled_networks(diffusers, unet):
+    """A wrapper hides the names of the network's arguments, and its class."""
+    scheduler, t = diffusers.DDIMScheduler(prediction_type="v_prediction"), torch.tensor([0.5, 0.9])
+    compiled = torch.compile(unet, backend="eager")
+    with torch.no_grad():
+        agree(*(from_scheduler(net, scheduler)[0](START, t) for net in (compiled, unet)))
+
+
 def test_a_consistency_model_goes_back(diffusers, unet):
     teacher = diffusers.CMStochasticIterativeScheduler()
     sigmas = torch.tensor([80.0, karras_sigmas(40)[22], 0.002])
@@ -1499,15 +1523,29 @@ def test_what_does_not_go_back(diffusers):
         ("progressive", table, time_grid(4).flip(0), "times must fall"),
         ("consistency", table, torch.tensor([1.0, 0.50051, 0.0]), "entries of its table"),
         ("consistency", table, table_times([999], end=0.001), "ends at time 0"),
-        ("phased", table, time_grid(4), "no scheduler for a phased student of DDIMScheduler"),
+        ("phased", table, time_grid(4), "no scheduler is known here for a phased student of DDIMScheduler"),
         ("phased", flow, half, "ends at time 0"),
         ("consistency", flow, half, "ends at time 0"),
         ("consistency", model, to_0, "ends at time 0.002"),
         ("consistency", model, torch.tensor([80.0, 1.0, 0.002]), "entries of its table"),
-        ("progressive", model, to_end, "no scheduler for a progressive student"),
-        ("phased", model, to_end, "no scheduler for a phased student"),
-        ("progressive", elucidated, to_0, "no scheduler for a progressive student of EDMEuler"),
-        ("consistency", elucidated, to_0, "no scheduler for a consistency student of EDMEuler"),
+        ("progressive", model, to_end, "no scheduler is known here for a progressive student"),
+        ("phased", model, to_end, "no scheduler is known here for a phased student"),
+        (
+            "consistency",
+            model,
+            torch.tensor([38.3, 1.0, 0.002]),
+            "sampling starts at sigma_max, 80, not at 38.3",
+        ),
+        (
+            "progressive",
+            elucidated,
+            torch.tensor([1.0, 0.5, 0.0]),
+            "sampling starts at sigma_max, 80, not at 1",
+        ),
+        ("phased", elucidated, to_0, "no scheduler is known here for a phased student"),
+        ("consistency", elucidated, to_0, "no scheduler is known here for a consistency student of EDMEuler"),
+        ("phased", flow, torch.tensor([1.2, 0.5, 0.0]), "times must be"),
+        ("consistency", table, torch.tensor([1.2, 0.5, 0.0]), "times must be"),
         ("pcm", flow, time_grid(4), 'student must be "progressive", "consistency" or "phased"'),
         ("progressive", other, time_grid(4), "makes another table of this config"),
         ("consistency", other, time_grid(4), "makes another table of this config"),
@@ -1559,7 +1597,7 @@ def test_real_schedulers_that_are_refused(diffusers):
     betas.alphas_cumprod = betas.betas
     for scheduler, sentence in (
         (table(prediction_type="velocity"), "DDIMScheduler with prediction_type 'velocity' is not known here"),
-        (table(timestep_spacing="linspace"), "linspace.*take trailing or leading"),
+        (table(timestep_spacing="linspace"), "linspace.*Take trailing or leading"),
         (table(thresholding=True), "clamps each sample by its own numbers"),
         (table(rescale_betas_zero_snr=True), "ends at alpha = 0.*is it v"),
         (betas, "are these betas"),
@@ -1569,15 +1607,25 @@ def test_real_schedulers_that_are_refused(diffusers):
         (diffusers.ScoreSdeVeScheduler(), "ScoreSdeVeScheduler with prediction_type None is not known"),
         (diffusers.EDMEulerScheduler(prediction_type="sample"), "'sample' is not known"),
         (diffusers.IPNDMScheduler(), "not known"),
+        (diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True), "prediction_type 'epsilon' is not known"),
+        (types.SimpleNamespace(scheduler=flow()), "needed: the scheduler, pipe.scheduler"),
         (importlib.import_module("diffusers.schedulers.scheduling_consistency_decoder").ConsistencyDecoderScheduler(), "not known"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
             from_scheduler(network(300.0), scheduler)
     with pytest.raises(ValueError, match="clip is for the x_hat of a table"):
         from_scheduler(network(300.0), flow(), clip=1.0)
-    for name in ("FluxTransformer2DModel", "QwenImageTransformer2DModel", "ZImageTransformer2DModel"):
-        with pytest.raises(ValueError, match=f"{name} has its own clock"):
-            from_scheduler(type(name, (torch.nn.Module,), {})(), flow())
+    for name, sentence in (
+        ("FluxTransformer2DModel", r"multiplies the time itself: flow_denoiser\(net, scale=1\)"),
+        ("QwenImageTransformer2DModel", "multiplies the time itself"),
+        ("ZImageTransformer2DModel", "has another clock or sign: wrap it"),
+        ("Lumina2Transformer2DModel", "has another clock or sign: wrap it"),
+    ):
+        net = type(name, (torch.nn.Module,), {})()
+        wrapped = types.SimpleNamespace(_orig_mod=net), types.SimpleNamespace(module=net)
+        for one in (net, *wrapped):  # compiled, data parallel
+            with pytest.raises(ValueError, match=f"{name} {sentence}"):
+                from_scheduler(one, flow())
 
 
 def test_real_networks(diffusers, unet):
@@ -1611,6 +1659,73 @@ def test_weights_in_half_precision(diffusers, dtype):
         )
     assert found.dtype == torch.float32
     agree(found, right, 0.02)
+
+
+def test_guidance_with_embeddings(diffusers):
+    """As StableDiffusionPipeline does it: [negative, positive] in one batch, then the sum with guidance_scale."""
+    torch.manual_seed(0)
+    net = diffusers.UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=8, attention_head_dim=4,
+    ).eval()  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+        set_alpha_to_one=False,
+        clip_sample=False,
+    )
+    scheduler.set_timesteps(4)
+    z = start = noise(2, 4, 8, 8)
+    text, nothing = noise(2, 5, 8, seed=1), noise(2, 5, 8, seed=2)
+    with torch.no_grad():
+        for index in scheduler.timesteps:
+            without, with_text = net(
+                torch.cat([z, z]), index, encoder_hidden_states=torch.cat([nothing, text])
+            ).sample.chunk(2)
+            z = scheduler.step(without + 7.5 * (with_text - without), index, z).prev_sample
+        (one, schedule), (other, _) = (
+            from_scheduler(net, scheduler, encoder_hidden_states=c) for c in (text, nothing)
+        )
+        found = ddim(guided(one, other, 7.5), start, table_times(scheduler.timesteps, end=0.001), schedule)
+    agree(found, z)
+
+
+# what is committed
+
+LESSONS = Path(__file__).parents[1] / "notebooks"
+
+
+@pytest.mark.parametrize("kind,level", [("v", math.inf), ("eps", 157)])
+def test_the_strangers_of_the_lesson(diffusers, kind, level):
+    folder = LESSONS / "checkpoints" / f"stranger-{kind}"
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 750_000
+    pipe = diffusers.DDIMPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    denoiser, schedule = from_scheduler(pipe.unet.eval(), pipe.scheduler)
+    alpha, sigma = schedule(torch.ones(1))
+    assert (sigma / alpha).item() == pytest.approx(level, rel=0.01)
+    trailing = diffusers.DDIMScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="trailing", clip_sample=False
+    )
+    trailing.set_timesteps(10)
+    with torch.no_grad():
+        found = ddim(denoiser, START, time_grid(10), schedule)
+    agree(found, loop(pipe.unet, trailing))
+    assert found.abs().max() < 1.6  # digits in [-1, 1]
+
+
+def test_the_costs_in_the_docstring_are_those_of_the_lesson():
+    cells = json.loads((LESSONS / "15_your_model.ipynb").read_text())["cells"]
+    printed = "".join("".join(o.get("text", [])) for cell in cells for o in cell.get("outputs", []))
+    rows = re.findall(r"^ {8}(\S.*?) {3,}(\d\.\d\d) +(\d\.\d\d) +(\d\.\d\d)$", to_scheduler.__doc__, re.M)
+    assert len(rows) == 6
+    for name, *costs in rows:
+        measured = re.search(rf"^{re.escape(name)} +([\d.]+) +([\d.]+) +([\d.]+)$", printed, re.M).groups()
+        assert [float(cost) for cost in costs] == pytest.approx([float(m) for m in measured], abs=0.0051), (
+            name
+        )
 
 
 def test_diffusers_is_an_extra():

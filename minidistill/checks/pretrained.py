@@ -599,9 +599,10 @@ def check_indices(asked: list, times: Tensor, indices: Tensor) -> None:
     found, where = asked[0][1].double(), "At table_times([999, 499, 0]) the index is 999, 499, 0"
     if len(times) == 1:
         where = "Time 0.5005 lies between two entries, at index 499.5: no .long() off the table"
+    rounded = ((999 * times).round(), (999 * times).trunc()) if len(times) > 1 else ()
     likely = each(
         (f"{where}: here it is n t, one too much.", 1000 * times, (1000 * times).round()),
-        (f"{where}: here it is (n - 1) t.", 999 * times, (999 * times).round(), (999 * times).trunc()),
+        (f"{where}: here it is (n - 1) t.", 999 * times, *rounded),
         (f"{where}: here it is t itself.", times),
         (f"{where}: here time runs backwards.", 999 - indices, 1000 * (1 - times), 999 * (1 - times)),
         (f"{where}.", indices.trunc(), indices.round(), indices.ceil()),
@@ -1411,7 +1412,7 @@ def check_table_times(table_times=pretrained.table_times, seed: int = 0) -> None
         ([1], {"table": 2, "end": 0.5}),
         ([999.0, 749.0, 249.0], {}),
         (drawn, {}),
-        (drawn.double(), {}),
+        (drawn.double().tolist(), {}),
         (tuple(drawn.tolist()), {"end": drawn[-1].item() / 2000}),
         (drawn.float().numpy(), {}),
     ):

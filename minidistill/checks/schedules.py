@@ -508,7 +508,11 @@ def check_time_of(time_of=schedules.time_of, seed: int = 0) -> None:
                 f"{what}: here it is the entry of the table before.": (50 * right + 1e-9).floor() / 50,
                 f"{what}: here it is the nearest entry of the table.": (50 * right).round() / 50,
                 f"{what}: here it is the time of another ratio.": right.flip(0),
+                "Of two halves the wrong one is kept: it always ends at time 0.": 0 * right,
+                "Of two halves the wrong one is kept: it always ends at the end.": 0 * right + 1,
             }
+            # some cut what lies beyond the end
+            likely = [(sentence, c) for sentence, t in likely.items() for c in (t, t.clamp(0, 1))]
             explained(found, right, f"{what}.", likely, 1e-9)
             assert not found.requires_grad, "The time is a constant."
     ones = torch.ones(3, dtype=torch.float64)
