@@ -34,10 +34,10 @@ def read_config(scheduler: object, network: str = "") -> tuple[str, dict]:
     clip_sample is not followed: it clamps x_hat and keeps the old eps, as no denoiser's DDIM does. Raises
     ValueError, with the reason, for what no denoiser can follow, and for what is not known here.
     """
-    config, name = getattr(scheduler, "config", {}), type(scheduler).__name__
+    config, name = getattr(scheduler, "config", None), type(scheduler).__name__
+    if not hasattr(config, "get") or hasattr(scheduler, "scheduler"):
+        raise ValueError(f"needed: a scheduler of diffusers, as pipe.scheduler, got {name}")
     kind, table = config.get("prediction_type"), getattr(scheduler, "alphas_cumprod", None)
-    if hasattr(scheduler, "scheduler"):
-        raise ValueError("needed: the scheduler, pipe.scheduler, and not the pipeline")
     for (key, value), reason in REFUSED.items():
         if config.get(key) == value:
             raise ValueError(f"{key} = {value!r}: {reason}")

@@ -1608,7 +1608,9 @@ def test_real_schedulers_that_are_refused(diffusers):
         (diffusers.EDMEulerScheduler(prediction_type="sample"), "'sample' is not known"),
         (diffusers.IPNDMScheduler(), "not known"),
         (diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True), "prediction_type 'epsilon' is not known"),
-        (types.SimpleNamespace(scheduler=flow()), "needed: the scheduler, pipe.scheduler"),
+        (types.SimpleNamespace(scheduler=flow(), config={}), "needed: a scheduler of diffusers, as pipe.scheduler"),
+        (flow, "as pipe.scheduler, got type"),
+        (flow().config, "as pipe.scheduler, got FrozenDict"),
         (importlib.import_module("diffusers.schedulers.scheduling_consistency_decoder").ConsistencyDecoderScheduler(), "not known"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
@@ -1853,7 +1855,7 @@ def test_bad_input(unchecked_shapes):
         (lambda: rescheduled(net, cosine, edm, 0), "end must be above 0"),
         (lambda: rescheduled(net, cosine, edm, 2)(z, t), "this schedule runs from t = 0"),
         (lambda: rescheduled(as_velocity(net), cosine, edm)(z, t), "needed: a model that predicts x"),
-        (lambda: from_scheduler(net, object()), "object with prediction_type None is not known here"),
+        (lambda: from_scheduler(net, object()), "needed: a scheduler of diffusers, as pipe.scheduler, got object"),
         (lambda: table_times([1000]), "indices must be from 0 to 999"),
         (lambda: table_times([968.75, 937.5]), "do the steps divide 1000"),
         (lambda: table_times([0, 999]), "times must fall"),

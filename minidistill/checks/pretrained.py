@@ -599,13 +599,13 @@ def check_indices(asked: list, times: Tensor, indices: Tensor) -> None:
     found, where = asked[0][1].double(), "At table_times([999, 499, 0]) the index is 999, 499, 0"
     if len(times) == 1:
         where = "Time 0.5005 lies between two entries, at index 499.5: no .long() off the table"
-    rounded = ((999 * times).round(), (999 * times).trunc()) if len(times) > 1 else ()
+    between = f"{where}, and no rounding: here it is whole."
     likely = each(
+        *([(between, indices.trunc(), indices.round(), indices.ceil())] if len(times) == 1 else []),
         (f"{where}: here it is n t, one too much.", 1000 * times, (1000 * times).round()),
-        (f"{where}: here it is (n - 1) t.", 999 * times, *rounded),
+        (f"{where}: here it is (n - 1) t.", 999 * times, (999 * times).round(), (999 * times).trunc()),
         (f"{where}: here it is t itself.", times),
         (f"{where}: here time runs backwards.", 999 - indices, 1000 * (1 - times), 999 * (1 - times)),
-        (f"{where}.", indices.trunc(), indices.round(), indices.ceil()),
     )
     explained(found, indices, f"{where}, and here {found.tolist()}.", likely, 1e-9)
 
