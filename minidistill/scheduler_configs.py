@@ -122,7 +122,7 @@ def of_a_flow(student: str, config: dict, times: Float[Tensor, " n"]) -> tuple[o
 
 
 def of_a_table(
-    student: str, config: dict, times: Float[Tensor, " n"], table: Float[Tensor, " n"]
+    student: str, config: dict, times: Float[Tensor, " n"], table: Float[Tensor, " m"]
 ) -> tuple[object, dict]:
     """DDIM, or with fresh noise LCM: at entries of the table, from x_hat as it is, down to alpha = 1."""
     from diffusers import DDIMScheduler, LCMScheduler

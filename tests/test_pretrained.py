@@ -1624,8 +1624,9 @@ def test_real_schedulers_that_are_refused(diffusers):
         ("Lumina2Transformer2DModel", "has another clock or sign: wrap it"),
     ):
         net = type(name, (torch.nn.Module,), {})()
-        wrapped = types.SimpleNamespace(_orig_mod=net), types.SimpleNamespace(module=net)
-        for one in (net, *wrapped):  # compiled, data parallel
+        wrapped = [functools.partial(net) for _ in range(2)]
+        wrapped[0]._orig_mod, wrapped[1].module = net, net  # compiled, data parallel
+        for one in (net, *wrapped):
             with pytest.raises(ValueError, match=f"{name} {sentence}"):
                 from_scheduler(one, flow())
 
