@@ -3,7 +3,7 @@
     python notebooks/stranger.py v       # v-prediction on a table that ends in pure noise
     python notebooks/stranger.py eps     # eps-prediction on DDPM's own table, which does not
 
-Each takes 11 minutes on one core, and is saved by save_pretrained, in half precision, to
+Each takes about 12 minutes on one core, and is saved by save_pretrained, in half precision, to
 notebooks/checkpoints/stranger-v or -eps. Lesson 15 reads them, and knows nothing else of them.
 """
 

@@ -1719,6 +1719,16 @@ def test_the_strangers_of_the_lesson(diffusers, kind, level):
     assert found.abs().max() < 1.6  # digits in [-1, 1]
 
 
+def test_the_script_that_made_them(diffusers, tmp_path):
+    command = [sys.executable, str(LESSONS / "stranger.py"), "v", "--updates", "2", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    ours, theirs = (
+        sorted(f.relative_to(root) for f in root.rglob("*.*"))
+        for root in (LESSONS / "checkpoints/stranger-v", tmp_path / "stranger-v")
+    )
+    assert ours == theirs
+
+
 def test_the_costs_in_the_docstring_are_those_of_the_lesson():
     cells = json.loads((LESSONS / "15_your_model.ipynb").read_text())["cells"]
     printed = "".join("".join(o.get("text", [])) for cell in cells for o in cell.get("outputs", []))
