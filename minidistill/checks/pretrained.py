@@ -153,11 +153,13 @@ def late(t: Tensor, a: float) -> Tensor:
 
 
 def clipped(right: Tensor) -> list[tuple[str, Tensor]]:
+    """The likely results of clipping what is right."""
     hint = "Nothing is clipped unless clip is given."
     return each((hint, *(right.clamp(-a, a) for a in (1, 2, 3, 5, 10, 100))))
 
 
 def scaled(z: Tensor) -> list[tuple[str, Tensor]]:
+    """What a network may be given in the place of z as it is."""
     hint = "The network is given z as it is: that nothing is divided is the difference to EDM."
     return each((hint, 2 * z, z / 2), *((hint, other) for _, other in clipped(z)))
 
